@@ -1,0 +1,66 @@
+"""The build_ext command: torch's, plus csrc/cpu/simd compiled once per instruction set."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from setuptools import Extension
+from setuptools.errors import CompileError, LinkError
+from torch.utils.cpp_extension import BuildExtension
+
+from . import flags, preflight
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def relative(pattern: str) -> list[str]:
+    """Files of the checkout that match, sorted, relative to its root as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+
+
+class BuildExt(BuildExtension):
+    """Builds gradfast._C with ninja, incrementally, and reports a failure in one line."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        # pip would build an editable install in a fresh temporary folder: nothing would ever be reused.
+        self.build_temp = str(ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}")
+
+    def run(self) -> None:
+        preflight.require_ninja()
+        self.cxx = preflight.require_compiler()
+        try:
+            super().run()
+        except (RuntimeError, CompileError, LinkError) as error:
+            # ninja has already shown what the compiler said.
+            preflight.fail(f"the C++ build failed: see the first compiler error above ({_first_line(error)})")
+
+    def build_extension(self, ext: Extension) -> None:
+        isas = flags.isas(self.cxx)
+        if len(isas) > 1:
+            ext.define_macros = [*ext.define_macros, ("GRADFAST_X86_ISAS", None)]
+        for isa in isas:
+            ext.extra_objects = [*ext.extra_objects, *self._compile_simd(ext, isa)]
+        super().build_extension(ext)
+
+    def _compile_simd(self, ext: Extension, isa: flags.Isa) -> list[str]:
+        sources = relative("csrc/cpu/simd/*.cpp")
+        if not sources:
+            return []
+        arguments = ext.extra_compile_args
+        cxx = arguments["cxx"] if isinstance(arguments, dict) else arguments
+        return list(
+            self.compiler.compile(
+                sources,
+                output_dir=str(Path(self.build_temp) / isa.name),
+                macros=[*ext.define_macros, ("GRADFAST_ARCH", isa.name)],
+                include_dirs=ext.include_dirs,
+                extra_postargs=[*cxx, *flags.SIMD, *isa.flags],
+                depends=ext.depends,
+            )
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,89 @@
+"""Checks that run before a build, each failing with one line that says what to do."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+MINIMUM_TORCH = (2, 6)
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the build with one line."""
+    sys.exit(f"gradfast: {message}")
+
+
+def release(version: str) -> tuple[int, int]:
+    """(major, minor) of a version such as "2.14.1+cu130"."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def require_torch() -> ModuleType:
+    """Torch, new enough to build against and the same that the result will run with."""
+    minimum = ".".join(map(str, MINIMUM_TORCH))
+    try:
+        import torch
+    except ModuleNotFoundError:
+        fail(f"torch is not installed for {sys.executable}: pip install 'torch>={minimum}' first")
+    except (ImportError, OSError) as error:
+        fail(f"torch is installed but does not import ({str(error).splitlines()[0]}): reinstall it")
+    if release(torch.__version__) < MINIMUM_TORCH:
+        fail(f"torch {torch.__version__} is too old: pip install 'torch>={minimum}'")
+    _refuse_other_torch(torch)
+    return torch
+
+
+def _refuse_other_torch(torch: ModuleType) -> None:
+    # pip's build isolation installs a torch of its own; an extension built for it would not load beside another.
+    site = Path(sysconfig.get_path("purelib"))
+    if site.resolve() in Path(torch.__file__).resolve().parents:
+        return
+    installed = next(iter(importlib.metadata.distributions(name="torch", path=[str(site)])), None)
+    if installed is not None and installed.version.split("+")[0] != torch.__version__.split("+")[0]:
+        fail(
+            f"torch {installed.version} is installed but pip's build isolation would build for "
+            f"torch {torch.__version__}: use pip install --no-build-isolation"
+        )
+
+
+def require_ninja() -> None:
+    """Ninja, also from a virtual environment that is not activated."""
+    scripts = sysconfig.get_path("scripts")
+    os.environ["PATH"] = os.pathsep.join(filter(None, [os.environ.get("PATH"), scripts]))
+    if shutil.which("ninja") is None:
+        fail("ninja is not installed: pip install ninja")
+
+
+def require_compiler() -> list[str]:
+    """The command of a C++ compiler that can build against this torch."""
+    command = shlex.split(os.environ.get("CXX", "")) or ["c++"]
+    if shutil.which(command[0]) is None:
+        fail(f"no C++ compiler ({command[0]} is not on PATH): apt-get install g++, or set CXX")
+    standard = "c++20" if accepts(command, ["-std=c++20"]) else "c++17"
+    if not accepts(command, [f"-std={standard}"]):
+        fail(f"{command[0]} cannot compile C++17: install GCC 9 or Clang 10 or newer, or set CXX")
+    return command
+
+
+def accepts(command: list[str], flags: list[str], source: str = "int main() { return 0; }") -> bool:
+    """Whether the compiler takes these flags for this source."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.cpp"
+        path.write_text(source)
+        run = subprocess.run(
+            [*command, *flags, "-c", str(path), "-o", str(path.with_suffix(".o"))],
+            capture_output=True,
+            check=False,
+        )
+    return run.returncode == 0

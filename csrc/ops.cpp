@@ -1,0 +1,29 @@
+// The one list of gradfast's operators. CPU and CUDA implementations register themselves beside their
+// kernels (csrc/cpu, csrc/cuda); fake kernels and documentation are in gradfast/ops.py.
+#include <torch/library.h>
+
+#define GRADFAST_CONV_ARGS                                                                          \
+    "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups=1, " \
+    "bool transposed=False, SymInt frames=1"
+
+TORCH_LIBRARY(gradfast, m) {
+    m.def("linear_sqnorm(Tensor x, Tensor g, str form=\"auto\") -> Tensor");
+    m.def("linear_dot(Tensor x, Tensor g, Tensor ref) -> Tensor");
+    m.def("linear_gram(Tensor x, Tensor g) -> Tensor");
+
+    m.def("conv_sqnorm(Tensor x, Tensor g, " GRADFAST_CONV_ARGS ", str form=\"auto\") -> Tensor");
+    m.def("conv_dot(Tensor x, Tensor g, Tensor ref, " GRADFAST_CONV_ARGS ") -> Tensor");
+    m.def("conv_gram(Tensor x, Tensor g, " GRADFAST_CONV_ARGS ") -> Tensor");
+
+    m.def("bias_sqnorm(Tensor g) -> Tensor");
+    m.def("bias_dot(Tensor g, Tensor ref) -> Tensor");
+    m.def("bias_gram(Tensor g) -> Tensor");
+
+    m.def("affine_sqnorm(Tensor xhat, Tensor g) -> Tensor");
+    m.def("affine_dot(Tensor xhat, Tensor g, Tensor ref) -> Tensor");
+    m.def("affine_gram(Tensor xhat, Tensor g) -> Tensor");
+
+    m.def("embedding_sqnorm(Tensor indices, Tensor g, SymInt padding_idx=-1) -> Tensor");
+    m.def("embedding_dot(Tensor indices, Tensor g, Tensor ref, SymInt padding_idx=-1) -> Tensor");
+    m.def("embedding_gram(Tensor indices, Tensor g, SymInt padding_idx=-1) -> Tensor");
+}

@@ -1,0 +1,47 @@
+"""Exact per-sample, per-class gradient norms of a neural network, without computing the gradients."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import _extension
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .extractor import FeatureExtractor
+    from .features import Features
+    from .norms import GradNorms, grad_dots, grad_gram, grad_norms
+
+_extension.load()
+
+# Public name -> the module that defines it; imported at first use, so that `import gradfast` stays quick.
+_PUBLIC = {
+    "grad_norms": "norms",
+    "grad_gram": "norms",
+    "grad_dots": "norms",
+    "GradNorms": "norms",
+    "FeatureExtractor": "extractor",
+    "Features": "features",
+}
+
+__all__ = [
+    "FeatureExtractor",
+    "Features",
+    "GradNorms",
+    "__version__",
+    "grad_dots",
+    "grad_gram",
+    "grad_norms",
+]
+
+
+def __getattr__(name: str) -> Any:
+    module = _PUBLIC.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{module}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,33 @@
+"""Builds gradfast's extension; all else about the package is in pyproject.toml."""
+
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # a PEP 517 build does not put the checkout on the path
+
+from build_support import preflight  # noqa: E402
+
+torch = preflight.require_torch()
+
+from build_support.command import BuildExt  # noqa: E402
+from build_support.extension import extension  # noqa: E402
+
+major, minor = preflight.release(torch.__version__)
+
+setup(
+    ext_modules=[extension()],
+    cmdclass={"build_ext": BuildExt},
+    # torch's C++ interface changes between minor releases: the wheel says which one it was built for.
+    install_requires=[
+        f"torch=={major}.{minor}.*",
+        "numpy>=1.24",
+        "pyarrow>=14",
+        "rich>=13",
+        "safetensors>=0.4",
+        "scikit-learn>=1.3",
+        "skops>=0.10",
+        "typer>=0.12",
+    ],
+)
