@@ -1,0 +1,37 @@
+"""Exceptions and warnings of gradfast, and how a value is named in their messages.
+
+Every message names the argument, what came, and what was wanted.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+__all__ = ["FallbackWarning", "GradfastError", "InputError", "ModelError", "describe"]
+
+
+class GradfastError(Exception):
+    """Base class of every error that gradfast raises on purpose."""
+
+
+class InputError(GradfastError, ValueError):
+    """An argument has a value, shape, dtype or device that cannot be used."""
+
+
+class ModelError(GradfastError, RuntimeError):
+    """The model itself, in the mode it is in, has no per-sample gradients to take."""
+
+
+class FallbackWarning(UserWarning):
+    """Some parameters take the exact but slower per-sample path; the message names them."""
+
+
+def describe(value: object) -> str:
+    """Says what ``value`` is in a few words, for an error message."""
+    if isinstance(value, Tensor):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"a {dtype} tensor of shape {list(value.shape)} on {value.device}"
+    text = repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return f"{text} ({type(value).__name__})"
