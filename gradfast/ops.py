@@ -1,0 +1,382 @@
+"""The operators: one documented function for each of `torch.ops.gradfast`, and their fake kernels.
+
+Throughout, C rows (contrast classes) come first in a cotangent `g`, then B samples; T are the positions that share a
+parameter. Operands are float32, float64, bfloat16 or float16, alike in dtype and device, in any memory format.
+Results are float64 for float64 operands and float32 for all others; sums are taken in the result's dtype.
+Empty inputs give zeros. No operator stores the gradients of a batch: it needs scratch for one tile, or for one
+sample's [T, T] Gram matrix, per thread.
+
+Every function raises `ValueError` for a wrong shape or option and `TypeError` for a wrong dtype.
+Sources: Goodfellow, "Efficient Per-Example Gradient Computations" (arXiv:1510.01799) for the rank-one form; Rochette et
+al. (arXiv:1912.06015) for convolutions; Li et al., "Large Language Models Can Be Strong Differentially Private
+Learners" (arXiv:2110.05679, section 4) for the Gram form ("ghost" norms), here shared by all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "affine_dot",
+    "affine_gram",
+    "affine_sqnorm",
+    "bias_dot",
+    "bias_gram",
+    "bias_sqnorm",
+    "conv_dot",
+    "conv_gram",
+    "conv_sqnorm",
+    "embedding_dot",
+    "embedding_gram",
+    "embedding_sqnorm",
+    "linear_dot",
+    "linear_gram",
+    "linear_sqnorm",
+]
+
+_ops = torch.ops.gradfast
+
+
+def linear_sqnorm(x: Tensor, g: Tensor, form: str = "auto") -> Tensor:
+    """Squared norms of a linear layer's weight gradients, `||sum_t g[c, b, t] x[b, t]'||^2`.
+
+    Args:
+        x: inputs of the layer [B, T, D].
+        g: cotangents of its output [C, B, T, O].
+        form: "auto" takes the fewest flops; "direct" forms tiles of the gradient; "gram" takes
+            `<X X', G G'>` with `X X'` shared by all rows; "rank_one" needs T = 1.
+
+    Returns:
+        [B, C], at least 0.
+    """
+    return cast(Tensor, _ops.linear_sqnorm(x, g, form))
+
+
+def linear_dot(x: Tensor, g: Tensor, ref: Tensor) -> Tensor:
+    """Inner products of a linear layer's weight gradients with a reference gradient.
+
+    Args:
+        x: inputs of the layer [B, T, D].
+        g: cotangents of its output [C, B, T, O].
+        ref: reference [O, D].
+
+    Returns:
+        [B, C].
+    """
+    return cast(Tensor, _ops.linear_dot(x, g, ref))
+
+
+def linear_gram(x: Tensor, g: Tensor) -> Tensor:
+    """Inner products of a linear layer's weight gradients across the rows of one sample.
+
+    Args:
+        x: inputs of the layer [B, T, D].
+        g: cotangents of its output [C, B, T, O].
+
+    Returns:
+        [B, C, C]; the diagonal is `linear_sqnorm`.
+    """
+    return cast(Tensor, _ops.linear_gram(x, g))
+
+
+def conv_sqnorm(
+    x: Tensor,
+    g: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    transposed: bool = False,
+    frames: int = 1,
+    form: str = "auto",
+) -> Tensor:
+    """Squared norms of a convolution's weight gradients, in 1 to 3 spatial dimensions.
+
+    Args:
+        x: inputs [B * frames, Cin, *in].
+        g: cotangents of the output [C, B * frames, Cout, *out].
+        kernel_size: one entry for each spatial dimension.
+        stride: likewise.
+        padding: likewise, zeros on both sides.
+        dilation: likewise.
+        groups: as in `torch.nn.functional.conv2d`.
+        transposed: the layer is `conv_transpose`; its output padding follows from the extent of g.
+        frames: this many consecutive images are one sample: their gradients are summed.
+        form: "auto" takes the fewest flops; "direct" forms tiles of the gradient; "gram" takes `<X X', G G'>` with
+            X the unfolded input and `X X'` shared by all rows; "pixel_gram" is the same with `X X'` summed from the
+            Gram matrix of the pixels (stride 1 only).
+
+    Returns:
+        [B, C], at least 0.
+    """
+    return cast(
+        Tensor,
+        _ops.conv_sqnorm(x, g, kernel_size, stride, padding, dilation, groups, transposed, frames, form),
+    )
+
+
+def conv_dot(
+    x: Tensor,
+    g: Tensor,
+    ref: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    transposed: bool = False,
+    frames: int = 1,
+) -> Tensor:
+    """Inner products of a convolution's weight gradients with a reference gradient.
+
+    Args:
+        x: inputs [B * frames, Cin, *in].
+        g: cotangents of the output [C, B * frames, Cout, *out].
+        ref: reference of the weight's shape, [Cout, Cin / groups, *kernel_size], or
+            [Cin, Cout / groups, *kernel_size] when `transposed`.
+        kernel_size: one entry for each spatial dimension.
+        stride: likewise.
+        padding: likewise, zeros on both sides.
+        dilation: likewise.
+        groups: as in `torch.nn.functional.conv2d`.
+        transposed: the layer is `conv_transpose`; its output padding follows from the extent of g.
+        frames: this many consecutive images are one sample: their gradients are summed.
+
+    Returns:
+        [B, C].
+    """
+    return cast(
+        Tensor, _ops.conv_dot(x, g, ref, kernel_size, stride, padding, dilation, groups, transposed, frames)
+    )
+
+
+def conv_gram(
+    x: Tensor,
+    g: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    transposed: bool = False,
+    frames: int = 1,
+) -> Tensor:
+    """Inner products of a convolution's weight gradients across the rows of one sample.
+
+    Args:
+        x: inputs [B * frames, Cin, *in].
+        g: cotangents of the output [C, B * frames, Cout, *out].
+        kernel_size: one entry for each spatial dimension.
+        stride: likewise.
+        padding: likewise, zeros on both sides.
+        dilation: likewise.
+        groups: as in `torch.nn.functional.conv2d`.
+        transposed: the layer is `conv_transpose`; its output padding follows from the extent of g.
+        frames: this many consecutive images are one sample: their gradients are summed.
+
+    Returns:
+        [B, C, C]; the diagonal is `conv_sqnorm`.
+    """
+    return cast(
+        Tensor, _ops.conv_gram(x, g, kernel_size, stride, padding, dilation, groups, transposed, frames)
+    )
+
+
+def bias_sqnorm(g: Tensor) -> Tensor:
+    """Squared norms of a bias's gradients, `||sum_t g[c, b, :, t]||^2`.
+
+    Args:
+        g: cotangents of the output [C, B, O, *], channel third; contiguous and channels-last are both read in place.
+
+    Returns:
+        [B, C].
+    """
+    return cast(Tensor, _ops.bias_sqnorm(g))
+
+
+def bias_dot(g: Tensor, ref: Tensor) -> Tensor:
+    """Inner products of a bias's gradients with a reference gradient.
+
+    Args:
+        g: cotangents of the output [C, B, O, *].
+        ref: reference [O].
+
+    Returns:
+        [B, C].
+    """
+    return cast(Tensor, _ops.bias_dot(g, ref))
+
+
+def bias_gram(g: Tensor) -> Tensor:
+    """Inner products of a bias's gradients across the rows of one sample.
+
+    Args:
+        g: cotangents of the output [C, B, O, *].
+
+    Returns:
+        [B, C, C].
+    """
+    return cast(Tensor, _ops.bias_gram(g))
+
+
+def affine_sqnorm(xhat: Tensor, g: Tensor) -> Tensor:
+    """Squared norms of a norm layer's scale gradients, `sum_o (sum_t g[c, b, o, t] xhat[b, o, t])^2`.
+
+    Args:
+        xhat: what the scale multiplies, [B, O, *].
+        g: cotangents of the output [C, B, O, *].
+
+    Returns:
+        [B, C].
+    """
+    return cast(Tensor, _ops.affine_sqnorm(xhat, g))
+
+
+def affine_dot(xhat: Tensor, g: Tensor, ref: Tensor) -> Tensor:
+    """Inner products of a norm layer's scale gradients with a reference gradient.
+
+    Args:
+        xhat: what the scale multiplies, [B, O, *].
+        g: cotangents of the output [C, B, O, *].
+        ref: reference [O].
+
+    Returns:
+        [B, C].
+    """
+    return cast(Tensor, _ops.affine_dot(xhat, g, ref))
+
+
+def affine_gram(xhat: Tensor, g: Tensor) -> Tensor:
+    """Inner products of a norm layer's scale gradients across the rows of one sample.
+
+    Args:
+        xhat: what the scale multiplies, [B, O, *].
+        g: cotangents of the output [C, B, O, *].
+
+    Returns:
+        [B, C, C].
+    """
+    return cast(Tensor, _ops.affine_gram(xhat, g))
+
+
+def embedding_sqnorm(indices: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
+    """Squared norms of an embedding table's gradients: over each distinct token, `||sum of its g||^2`.
+
+    Args:
+        indices: tokens [B, T], int64.
+        g: cotangents of the embedded tokens [C, B, T, D].
+        padding_idx: positions that hold this token are left out; negative: none are.
+
+    Returns:
+        [B, C].
+    """
+    return cast(Tensor, _ops.embedding_sqnorm(indices, g, padding_idx))
+
+
+def embedding_dot(indices: Tensor, g: Tensor, ref: Tensor, padding_idx: int = -1) -> Tensor:
+    """Inner products of an embedding table's gradients with a reference gradient.
+
+    Args:
+        indices: tokens [B, T], int64, each in [0, V).
+        g: cotangents of the embedded tokens [C, B, T, D].
+        ref: reference [V, D].
+        padding_idx: positions that hold this token are left out; negative: none are.
+
+    Returns:
+        [B, C].
+    """
+    return cast(Tensor, _ops.embedding_dot(indices, g, ref, padding_idx))
+
+
+def embedding_gram(indices: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
+    """Inner products of an embedding table's gradients across the rows of one sample.
+
+    Args:
+        indices: tokens [B, T], int64.
+        g: cotangents of the embedded tokens [C, B, T, D].
+        padding_idx: positions that hold this token are left out; negative: none are.
+
+    Returns:
+        [B, C, C].
+    """
+    return cast(Tensor, _ops.embedding_gram(indices, g, padding_idx))
+
+
+# Fake kernels: the shapes that torch.compile and torch.export need. The checks are those that decide a shape; the
+# kernels themselves make all of them.
+
+
+def _same(name: str, got: int, wanted: int, what: str) -> None:
+    torch._check(got == wanted, lambda: f"{name} has {got} {what}; wanted {wanted}")
+
+
+def _linear_samples(x: Tensor, g: Tensor, *_: object) -> int:
+    _same("x", x.dim(), 3, "dimensions")
+    _same("g", g.dim(), 4, "dimensions")
+    _same("g", g.shape[1], x.shape[0], "samples")
+    _same("g", g.shape[2], x.shape[1], "positions")
+    return x.shape[0]
+
+
+def _conv_samples(x: Tensor, g: Tensor, frames: int) -> int:
+    _same("g", g.dim(), x.dim() + 1, "dimensions")
+    _same("g", g.shape[1], x.shape[0], "images")
+    return x.shape[0] // frames
+
+
+def _bias_samples(g: Tensor, *_: object) -> int:
+    torch._check(g.dim() >= 3, lambda: f"g has {g.dim()} dimensions; wanted at least 3")
+    return g.shape[1]
+
+
+def _affine_samples(xhat: Tensor, g: Tensor, *_: object) -> int:
+    _same("g", g.dim(), xhat.dim() + 1, "dimensions")
+    _same("g", g.shape[1], xhat.shape[0], "samples")
+    return xhat.shape[0]
+
+
+def _embedding_samples(indices: Tensor, g: Tensor, *_: object) -> int:
+    _same("indices", indices.dim(), 2, "dimensions")
+    _same("g", g.dim(), 4, "dimensions")
+    _same("g", g.shape[1], indices.shape[0], "samples")
+    _same("g", g.shape[2], indices.shape[1], "positions")
+    return indices.shape[0]
+
+
+def _register_fakes(
+    family: str, samples: Callable[..., int], cotangent: int, frames: int | None = None
+) -> None:
+    """Registers the fake kernels of a family's three operators.
+
+    Args:
+        family: name of the family.
+        samples: B, from the operator's arguments.
+        cotangent: index of g among the arguments.
+        frames: index of `frames` among the arguments of the `sqnorm`, if the family has it.
+    """
+
+    def result(args: tuple[Any, ...], frames: int | None, across_rows: bool) -> Tensor:
+        g: Tensor = args[cotangent]
+        if frames is not None:
+            args = (*args[: cotangent + 1], args[frames] if len(args) > frames else 1)
+        rows = g.shape[0]
+        shape = (samples(*args), rows, rows) if across_rows else (samples(*args), rows)
+        return g.new_empty(shape, dtype=torch.float64 if g.dtype == torch.float64 else torch.float32)
+
+    after_ref = None if frames is None else frames + 1
+    register = torch.library.register_fake
+    register(f"gradfast::{family}_sqnorm", lambda *args: result(args, frames, across_rows=False))
+    register(f"gradfast::{family}_dot", lambda *args: result(args, after_ref, across_rows=False))
+    register(f"gradfast::{family}_gram", lambda *args: result(args, frames, across_rows=True))
+
+
+_register_fakes("linear", _linear_samples, cotangent=1)
+_register_fakes("conv", _conv_samples, cotangent=1, frames=8)
+_register_fakes("bias", _bias_samples, cotangent=0)
+_register_fakes("affine", _affine_samples, cotangent=1)
+_register_fakes("embedding", _embedding_samples, cotangent=1)
