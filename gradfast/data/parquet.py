@@ -1,0 +1,121 @@
+"""Encoded images in Parquet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from gradfast.errors import InputError
+
+from .images import ImageError, Preprocess, decode
+from .imageset import ImageSet, PathType
+
+__all__ = ["ImageParquet"]
+
+
+class ImageParquet(ImageSet):
+    """One Parquet file or a folder of them, with a column of encoded images and, if there, one of integer labels.
+
+    The image column is ``image`` or ``img``, of bytes, or a struct with a field ``bytes`` as Hugging Face datasets
+    writes it. The label column is ``label`` or ``labels``. Class names are taken from the schema's metadata key
+    ``classes`` (JSON). One row group at a time is held in memory.
+
+    Raises:
+        InputError: no such file, not Parquet, no such column, or a label column that is not of integers.
+    """
+
+    def __init__(self, path: PathType, preprocess: Preprocess, limit: int | None = None) -> None:
+        super().__init__(preprocess, limit)
+        path = Path(path)
+        self._paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        groups = []  # (file, row group, rows)
+        for f, file in enumerate(self._paths):
+            metadata = self._open(f).metadata
+            groups += [(f, g, metadata.row_group(g).num_rows) for g in range(metadata.num_row_groups)]
+            self._check_columns(file, self._open(f).schema_arrow)
+        self._groups = groups
+        self._ends = list(accumulate(rows for *_, rows in groups))
+        names = (self._open(0).schema_arrow.metadata or {}).get(b"classes")
+        self.classes = tuple(map(str, json.loads(names))) if names else None
+        self._held: tuple[int, list[Any], list[int]] | None = None
+
+    def _open(self, f: int) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self._paths[f], page_checksum_verification=True)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"source: {self._paths[f]} cannot be read as Parquet: {error}") from error
+
+    def _check_columns(self, file: Path, schema: pa.Schema) -> None:
+        image = next((name for name in ("image", "img") if name in schema.names), None)
+        if image is None:
+            raise InputError(
+                f"source: {file} has columns {', '.join(schema.names)}; wanted one called image or img"
+            )
+        kind = schema.field(image).type
+        self._struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+        if not (self._struct or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise InputError(
+                f"source: {file}: column {image} is of type {kind}; wanted bytes of encoded images"
+            )
+        self._image = image
+        self._label = next((name for name in ("label", "labels") if name in schema.names), None)
+        if self._label is not None and not pa.types.is_integer(schema.field(self._label).type):
+            kind = schema.field(self._label).type
+            raise InputError(f"source: {file}: column {self._label} is of type {kind}; wanted integers")
+
+    def _count(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _locate(self, i: int) -> tuple[int, int]:
+        group = bisect_right(self._ends, i)
+        return group, i - (self._ends[group] - self._groups[group][2])
+
+    def _read(self, i: int) -> tuple[Image.Image, int]:
+        group, row = self._locate(i)
+        if self._held is None or self._held[0] != group:
+            f, g, _ = self._groups[group]
+            columns = [self._image] if self._label is None else [self._image, self._label]
+            try:
+                table = self._open(f).read_row_group(g, columns=columns)
+            except (OSError, pa.ArrowException) as error:
+                raise ImageError(f"{self._paths[f]}: row group {g} cannot be read: {error}") from error
+            images = table[self._image].combine_chunks()
+            labels = table[self._label].fill_null(-1).to_pylist() if self._label else [-1] * len(images)
+            self._held = group, images, labels
+        _, images, labels = self._held
+        value = images[row].as_py()
+        encoded = value["bytes"] if self._struct and value is not None else value
+        if encoded is None:
+            raise ImageError(f"{self.where(i)}: the image is null")
+        return decode(encoded, self.where(i)), labels[row]
+
+    def where(self, i: int) -> str:
+        """The file's path and the row in it."""
+        group, row = self._locate(i)
+        f = self._groups[group][0]
+        before = sum(rows for file, g, rows in self._groups if file == f and g < self._groups[group][1])
+        return f"{self._paths[f]}, row {before + row}"
+
+    def _identity(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for path in self._paths:
+            with path.open(
+                "rb"
+            ) as file:  # the footer: schema, and offset, size and statistics of each column chunk
+                file.seek(-8, os.SEEK_END)
+                length = int.from_bytes(file.read(4), "little")
+                file.seek(-8 - length, os.SEEK_END)
+                digest.update(file.read())
+        return {"footers": digest.hexdigest(), "image": self._image, "label": self._label}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_held": None}  # loader processes read their own row groups

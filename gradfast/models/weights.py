@@ -1,0 +1,110 @@
+"""State dicts from local files, without unpickling anything but tensors."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gradfast.errors import InputError, describe
+
+__all__ = ["fill", "load_state_dict"]
+
+PathType = str | PathLike[str]
+
+# Keys under which training scripts (torchvision's references, timm, Lightning, MoCo, ...) nest the state dict.
+_NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net")
+# What wrappers put before each name: DistributedDataParallel, torch.compile, Lightning modules.
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def load_state_dict(path: PathType) -> dict[str, Tensor]:
+    """Reads a state dict on the CPU.
+
+    Args:
+        path: a ``.safetensors`` file, or one that `torch.save` wrote (any other suffix), which is read with
+            ``weights_only=True``: tensors and plain containers only. A state dict nested in a checkpoint under one
+            of the usual keys is found.
+
+    Returns:
+        Tensors by parameter name, as stored.
+
+    Raises:
+        InputError: no such file, a damaged one, one that holds pickled objects, or one without a state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"weights: {path} is not a file; wanted a .safetensors file or one that torch.save wrote"
+        )
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"weights: {path} cannot be read as safetensors: {error}") from error
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"weights: {path} is not a plain state dict: it holds pickled Python objects, which can run code when read, "
+            "or is damaged; wanted what torch.save(model.state_dict(), path) writes"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise InputError(f"weights: {path} cannot be read, it may be damaged: {error}") from error
+    return _state_dict_in(stored, path)
+
+
+def _state_dict_in(stored: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(stored, Mapping):
+        for key in _NESTED:
+            if isinstance(stored.get(key), Mapping):
+                return _state_dict_in(stored[key], path)
+        tensors = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+        if tensors and len(tensors) == len(stored):
+            return tensors
+    keys = ", ".join(map(str, list(stored)[:8])) if isinstance(stored, Mapping) else describe(stored)
+    raise InputError(f"weights: {path} holds no state dict; got {keys}; wanted tensors by parameter name")
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], path: PathType) -> None:
+    """Loads a state dict into the model, all of it or nothing.
+
+    Names that all carry a wrapper's prefix (``module.``, ``_orig_mod.``, ``model.``) lose it first.
+
+    Raises:
+        InputError: names are missing or unknown, or shapes differ; the message counts and shows them.
+    """
+    own = model.state_dict()
+    state = _without_prefix(state, own)
+    missing = [name for name in own if name not in state]
+    unknown = [name for name in state if name not in own]
+    shapes = [
+        f"{name} {list(value.shape)} for {list(own[name].shape)}"
+        for name, value in state.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    faults = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
+        if names
+    ]
+    if faults:
+        raise InputError(f"weights: {path} does not fit {type(model).__name__}: {'; '.join(faults)}")
+    model.load_state_dict(state)
+
+
+def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    for prefix in _PREFIXES:
+        if (
+            state
+            and all(name.startswith(prefix) for name in state)
+            and not all(n.startswith(prefix) for n in own)
+        ):
+            return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()}, own)
+    return state
