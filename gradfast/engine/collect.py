@@ -1,0 +1,163 @@
+"""From a parameter's uses to its numbers: squared norms, dot products with a reference, or Gram matrices across rows.
+
+One use has a kernel of its own. Several uses of the same elements are joined along the positions, since the norm of a sum is
+not the sum of norms; uses of different elements add up. Where neither holds (a weight made from other parameters, a table
+used both as an embedding and as an output layer) each sample's gradient is formed alone, a few rows at a time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradfast.engine.carrier import pull
+from gradfast.engine.paths import View, view_of
+from gradfast.engine.plan import Plan
+from gradfast.record import Graph, Node
+from gradfast.rules.uses import LinearUse, Use
+
+# Rows of one sample's dense gradient that are formed together: at most this many elements.
+DENSE_ELEMENTS = 1 << 25
+
+
+class Metric(ABC):
+    """What is asked of a gradient. Results are [B, R, ...]."""
+
+    additive = False  # of a sum of gradients it is the sum
+    all_rows = False  # it looks at pairs of rows
+
+    @abstractmethod
+    def of_use(self, use: Use, view: View) -> Tensor: ...
+
+    @abstractmethod
+    def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
+        """The same for the gradients [R, *parameter] of one sample: [R, ...]."""
+
+
+class SquaredNorm(Metric):
+    def of_use(self, use: Use, view: View) -> Tensor:
+        return use.sqnorm()
+
+    def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
+        return grads.flatten(1).square().sum(1)
+
+
+class Gram(Metric):
+    all_rows = True
+
+    def of_use(self, use: Use, view: View) -> Tensor:
+        return use.gram()
+
+    def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
+        flat = grads.flatten(1)
+        return flat @ flat.t()
+
+
+@dataclass
+class Dot(Metric):
+    reference: Mapping[str, Tensor]
+    additive = True
+
+    def of_use(self, use: Use, view: View) -> Tensor:
+        return use.dot(view.apply(self.reference[view.parameter]))
+
+    def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
+        return grads.flatten(1) @ self.reference[parameter].flatten().to(grads.dtype)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    node: Node
+    output: int
+    use: Use
+    view: View | None
+
+
+class Collector:
+    """Takes the uses of one sweep and computes the metric of each wanted parameter as soon as its last use is there."""
+
+    def __init__(
+        self, graph: Graph, plan: Plan, metric: Metric, shapes: Mapping[str, torch.Size], rows: int
+    ) -> None:
+        self.results: dict[str, Tensor] = {}
+        self._graph, self._plan, self._metric, self._shapes, self._rows = graph, plan, metric, shapes, rows
+        self._entries: dict[str, list[_Entry]] = {}
+
+    def __call__(self, node: Node, output: int, use: Use) -> None:
+        view = view_of(node, output)
+        if view is not None and isinstance(use, LinearUse):
+            view, use = _untransposed(view, use)
+        for name in node.wanted - self._plan.unserved:
+            entries = self._entries.setdefault(name, [])
+            entries.append(_Entry(node, output, use, view))
+            if len(entries) == self._plan.uses[name] or self._metric.additive:
+                self._finish(name)
+
+    def flush(self) -> None:
+        """Finish the parameters some of whose uses never came, since no cotangent reached them."""
+        for name in list(self._entries):
+            self._finish(name)
+
+    def _finish(self, name: str) -> None:
+        entries = self._entries.pop(name)
+        value = self._from_uses(name, entries)
+        if value is None:
+            value = self._from_gradients(name, entries)
+        before = self.results.get(name)
+        self.results[name] = value if before is None else before + value
+
+    def _from_uses(self, name: str, entries: list[_Entry]) -> Tensor | None:
+        views = [e.view for e in entries if e.view is not None]
+        if len(views) < len(entries):
+            return None
+        if len(entries) == 1:
+            return self._metric.of_use(entries[0].use, views[0])
+        groups: dict[tuple[object, ...], list[_Entry]] = {}
+        for entry, view in zip(entries, views, strict=True):
+            groups.setdefault(view.key(), []).append(entry)
+        if len(groups) > 1 and not self._disjoint(name, [g[0].view for g in groups.values()]):
+            return None
+        total: Tensor | None = None
+        for group in groups.values():
+            first, *others = group
+            joined = first.use.join([e.use for e in others]) if others else first.use
+            if joined is None or first.view is None:
+                return None
+            value = self._metric.of_use(joined, first.view)
+            total = value if total is None else total + value
+        return total
+
+    def _disjoint(self, name: str, views: list[View | None]) -> bool:
+        """Whether no element of the parameter is in two of the views."""
+        if any(v is None or v.is_whole for v in views):
+            return False
+        elements = torch.cat([v.elements(self._shapes[name]) for v in views if v is not None])
+        return int(elements.unique().numel()) == int(elements.numel())
+
+    def _from_gradients(self, name: str, entries: list[_Entry]) -> Tensor:
+        step = self._rows
+        if not self._metric.all_rows:
+            step = max(1, min(step, DENSE_ELEMENTS // max(1, self._shapes[name].numel())))
+        samples = []
+        for b in range(self._plan.batch):
+            parts = []
+            for start in range(0, self._rows, step):
+                rows = slice(start, start + step)
+                grads = [pull(self._graph, e.node, e.output, e.use.grad(b, rows))[name] for e in entries]
+                total = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+                parts.append(
+                    self._metric.of_dense(total.to(torch.promote_types(total.dtype, torch.float32)), name)
+                )
+            samples.append(torch.cat(parts))
+        return torch.stack(samples)
+
+
+def _untransposed(view: View, use: LinearUse) -> tuple[View, LinearUse]:
+    """A weight [O, D] used as its transpose is a use of the weight itself, so that it joins with others."""
+    if view.steps and view.steps[-1][0].name == "TBackward0":
+        return View(view.parameter, view.steps[:-1]), replace(use, transposed=not use.transposed)
+    return view, use

@@ -1,0 +1,179 @@
+"""Drives chunks of samples and rows through recording, planning and the sweep, and gathers the numbers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from gradfast.engine import chunks
+from gradfast.engine.backward import sweep
+from gradfast.engine.collect import Collector, Metric
+from gradfast.engine.plan import Plan, make_plan
+from gradfast.engine.session import Session
+from gradfast.errors import FallbackWarning, ModelError
+from gradfast.inputs import Inputs
+from gradfast.record import Graph
+
+# For the logits [B, K] of samples ``chunk``: the cotangents [R, B, K], and anything to keep of the rows.
+Cotangents = Callable[[Tensor, slice], Tensor]
+
+# Plans are reused for every batch whose graph has the same operations and shapes.
+_PLANS: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
+_WARNED: WeakSet[nn.Module] = WeakSet()
+
+
+class Engine:
+    """One call of a public function: a model, the parameters asked for, and the metric."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        names: tuple[str, ...],
+        metric: Metric,
+        *,
+        autocast: torch.dtype | None = None,
+        memory_budget: int | None = None,
+    ) -> None:
+        self.names, self.metric, self.budget = names, metric, memory_budget
+        self.session = Session(model, names, autocast)
+        self.shapes = {n: p.shape for n, p in self.session.parameters.items()}
+        self.fallback: set[str] = set()
+        self.reached: set[str] = set()
+
+    def run(self, x: Inputs, batch: int, cotangents: Cotangents) -> tuple[Tensor, Tensor]:
+        """The metric of every sample [B, R, ..., L] and the logits [B, K]."""
+        values: list[Tensor] = []
+        logits: list[Tensor] = []
+        with self.session.borrow():
+            size, start = batch, 0
+            while start < batch:
+                part = slice(start, min(start + size, batch))
+                try:
+                    value, z, fit = self._samples(x, part, cotangents)
+                except RuntimeError as error:
+                    if not _out_of_memory(error) or part.stop - part.start == 1:
+                        raise
+                    size = max(1, (part.stop - part.start) // 2)
+                    continue
+                if value is None:  # more samples than the budget holds
+                    size = fit
+                    continue
+                values.append(value)
+                logits.append(z)
+                start = part.stop
+        if not self.reached:
+            raise ModelError(
+                "model: its output does not depend on any of the selected parameters; wanted logits that do"
+            )
+        self._warn()
+        return torch.cat(values), torch.cat(logits)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        return tuple(n for n in self.names if n not in self.reached)
+
+    def _samples(self, x: Inputs, part: slice, cotangents: Cotangents) -> tuple[Tensor | None, Tensor, int]:
+        count = part.stop - part.start
+        graph, z = self.session.record(x, part)
+        v = cotangents(z, part)
+        if graph is None:
+            return self._stack({}, v, count), z, count
+        self.reached |= graph.reached & set(self.names)
+        plan = self._plan(graph, z, count)
+        fit, rows = chunks.chunk(
+            chunks.measure(graph, plan), count, v.shape[0], self.budget, self.metric.all_rows
+        )
+        if fit < count:
+            return None, z, fit
+        served = set(self.names) - plan.unserved
+        found = self._sweep(graph, plan, v, rows) if served else {}
+        if plan.unserved:
+            del graph
+            self.fallback |= plan.unserved
+            found |= self._one_by_one(x, part, v, plan.unserved)
+        return self._stack(found, v, count), z, count
+
+    def _plan(self, graph: Graph, logits: Tensor, batch: int) -> Plan:
+        plans = _PLANS.setdefault(self.session.model, {})
+        key = (batch, graph.root.wanted, hash(graph.signature()))
+        plan = plans.get(key)
+        if plan is None:
+            plan = make_plan(graph, logits, batch)
+            if plan.decided:
+                plans[key] = plan
+        return plan
+
+    def _sweep(self, graph: Graph, plan: Plan, v: Tensor, rows: int) -> dict[str, Tensor]:
+        """The metric by parameter, [B, R, ...], a chunk of rows at a time."""
+        parts: list[dict[str, Tensor]] = []
+        for part in chunks.slices(v.shape[0], rows):
+            scaled, exponent = _normalize(v[part])
+            collector = Collector(graph, plan, self.metric, self.shapes, scaled.shape[0])
+            with torch.no_grad():
+                sweep(graph, plan, scaled.to(graph.root.dtypes[graph.root_output]), collector)
+                collector.flush()
+            parts.append({n: self._rescale(value, exponent) for n, value in collector.results.items()})
+        return {n: torch.cat([p[n] for p in parts], 1) for n in parts[0]} if parts else {}
+
+    def _rescale(self, value: Tensor, exponent: Tensor) -> Tensor:
+        """Undo the scale 2^-exponent [R, B] of the cotangents: squared where the metric is quadratic."""
+        scale = torch.exp2(exponent.t().to(value.dtype))
+        if self.metric.additive:
+            return value * scale
+        if self.metric.all_rows:
+            return value * scale[:, :, None] * scale[:, None, :]
+        return value.clamp_min(0) * scale * scale
+
+    def _one_by_one(self, x: Inputs, part: slice, v: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+        """The exact path for parameters whose samples cannot be told apart in a batch: every sample alone."""
+        wanted = tuple(n for n in self.names if n in set(names))
+        session = Session(self.session.model, wanted, self.session.autocast)
+        found: dict[str, list[Tensor]] = {n: [] for n in wanted}
+        with session.borrow():
+            for b in range(part.start, part.stop):
+                graph, z = session.record(x, slice(b, b + 1))
+                rows = v[:, b - part.start : b - part.start + 1]
+                got: Mapping[str, Tensor] = {}
+                if graph is not None:
+                    got = self._sweep(graph, self._plan(graph, z, 1), rows, rows.shape[0])
+                for n in wanted:
+                    found[n].append(got[n] if n in got else self._zero(rows, 1))
+        return {n: torch.cat(values) for n, values in found.items()}
+
+    def _zero(self, v: Tensor, count: int) -> Tensor:
+        rows = v.shape[0]
+        return v.new_zeros((count, rows, rows) if self.metric.all_rows else (count, rows))
+
+    def _stack(self, found: Mapping[str, Tensor], v: Tensor, count: int) -> Tensor:
+        zero = self._zero(v, count)
+        return torch.stack([found[n].to(v.dtype) if n in found else zero for n in self.names], -1)
+
+    def _warn(self) -> None:
+        if self.fallback and self.session.model not in _WARNED:
+            _WARNED.add(self.session.model)
+            names = [n for n in self.names if n in self.fallback]
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            warnings.warn(
+                f"{type(self.session.model).__name__}: {shown} enter the model in a way that has no fast rule; "
+                "their norms are exact but taken one sample at a time",
+                FallbackWarning,
+                stacklevel=4,
+            )
+
+
+def _normalize(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Cotangents [R, B, K] scaled by powers of two to a largest entry near 1, which loses nothing and keeps small ones from
+    underflow; and the exponents [R, B].
+    """
+    largest = v.abs().amax(2)
+    exponent = torch.where((largest > 0) & largest.isfinite(), torch.floor(torch.log2(largest)), 0)
+    return torch.ldexp(v, -exponent[:, :, None]), exponent
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

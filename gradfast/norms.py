@@ -1,0 +1,170 @@
+"""The public functions: squared gradient norms, dot products with reference gradients, and Gram matrices.
+
+All of them are exact, per sample and per parameter tensor, and leave the model as they found it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike
+from gradfast.engine.collect import Dot, Gram, Metric, SquaredNorm
+from gradfast.engine.run import Engine
+from gradfast.inputs import Inputs, check_inputs, check_model, check_reference
+from gradfast.options import parse_dtype, parse_memory_budget
+from gradfast.results import GradDots, GradGram, GradNorms
+from gradfast.selection import parameter_aliases, select_layers
+
+__all__ = ["GradDots", "GradGram", "GradNorms", "grad_dots", "grad_gram", "grad_norms"]
+
+
+def grad_norms(
+    model: nn.Module,
+    x: Inputs,
+    *,
+    contrast: ContrastLike = "one-hot",
+    loss: LossLike = None,
+    classes: ClassesLike = None,
+    layers: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    memory_budget: int | str | None = None,
+) -> GradNorms:
+    """Squared gradient norms, ``values[b, c, l] = || d loss(z_b, target_c) / d theta_l ||^2``, for all rows c together.
+
+    The features of Lee et al., "Probing the Purview of Neural Networks via Gradient Analysis" (IEEE Access 2023).
+
+    Args:
+        model: a module that maps ``x`` to logits [B, K], with BatchNorm in eval mode. It is left as it was found.
+        x: a tensor [B, ...], or a tuple of positional or a dict of keyword arguments whose tensors lead with B.
+        contrast: ``"one-hot"`` (a row per class), ``"all-ones"`` (one row, Purview's confounding label), or targets,
+            a tensor [C, K] or [B, C, K].
+        loss: ``"cross_entropy"``, ``"bce"``, ``"bce_softmax"``, ``"mse"``, or a callable (logits [B, K], targets [B, K])
+            -> [B]. None: ``"bce"`` for all-ones, else ``"cross_entropy"``.
+        classes: for one-hot: None (all), a sequence of class indices, or an int k (each sample's k most likely classes).
+        layers: names, prefixes or glob patterns of parameters; None for all.
+        dtype: bfloat16 or float16 runs matrix products and convolutions on such operands, with fp32 sums; the logits
+            and the losses stay in the model's dtype. None: the model's dtype.
+        memory_budget: bytes, or text such as ``"2GB"``, for activations and cotangents; samples and rows are split to fit.
+
+    Returns:
+        `GradNorms` with ``values`` [B, C, L]: float32, or float64 for a float64 model.
+
+    Raises:
+        InputError: an argument that cannot be used; the message names it, what came and what was wanted.
+        ModelError: a model whose samples mix (BatchNorm in train mode), whose output is not [B, K] or does not depend
+            on the selected parameters.
+
+    Warns:
+        FallbackWarning: once per model, if some parameters take the exact path of one sample at a time.
+    """
+    held = Contrast.parse(contrast, loss, classes)
+    engine, batch = _engine(model, x, SquaredNorm(), layers, dtype, memory_budget)
+    held.check_batch(batch)
+    values, logits, of_rows = _run(engine, x, batch, held)
+    return GradNorms(values, engine.names, logits, of_rows, _in_order(engine), engine.unused)
+
+
+def grad_dots(
+    model: nn.Module,
+    x: Inputs,
+    reference: Mapping[str, Tensor],
+    *,
+    contrast: ContrastLike = "one-hot",
+    loss: LossLike = None,
+    classes: ClassesLike = None,
+    layers: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    memory_budget: int | str | None = None,
+) -> GradDots:
+    """Inner products with given gradients, ``values[b, c, l] = < d loss(z_b, target_c) / d theta_l, reference[l] >``.
+
+    With `grad_norms` they give the cosine of GradCON (Kwon et al., ECCV 2020).
+
+    ``reference`` maps parameter names to tensors of the parameters' shapes; the result has these layers. The other
+    arguments, errors and warnings are those of `grad_norms`.
+
+    Returns:
+        `GradDots` with ``values`` [B, C, L].
+    """
+    held = Contrast.parse(contrast, loss, classes)
+    names = check_reference(check_model(model), reference)
+    engine, batch = _engine(model, x, Dot({}), layers, dtype, memory_budget, names)
+    held.check_batch(batch)
+    parameters = engine.session.parameters
+    kept = {n: reference[n].detach().to(parameters[n]) for n in engine.names}
+    engine.metric = Dot(kept)
+    values, logits, of_rows = _run(engine, x, batch, held)
+    return GradDots(values, engine.names, logits, of_rows, _in_order(engine), engine.unused)
+
+
+def grad_gram(
+    model: nn.Module,
+    x: Inputs,
+    *,
+    layers: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    memory_budget: int | str | None = None,
+) -> GradGram:
+    """Per-sample Gram matrices, ``values[b, l, j, k] = < d z_bj / d theta_l, d z_bk / d theta_l >``.
+
+    One sample's empirical neural tangent kernel (Jacot et al., NeurIPS 2018), layer by layer; `GradGram.norms` turns it
+    into the norms for any loss and any targets. Arguments, errors and warnings are those of `grad_norms`.
+
+    Returns:
+        `GradGram` with ``values`` [B, L, K, K].
+    """
+    engine, batch = _engine(model, x, Gram(), layers, dtype, memory_budget)
+
+    def unit_rows(z: Tensor, chunk: slice) -> Tensor:
+        k = z.shape[1]
+        eye = torch.eye(k, dtype=torch.promote_types(z.dtype, torch.float32), device=z.device)
+        return eye[:, None, :].expand(k, z.shape[0], k)
+
+    values, logits = engine.run(x, batch, unit_rows)
+    return GradGram(
+        values.movedim(-1, 1).contiguous(), engine.names, logits, _in_order(engine), engine.unused
+    )
+
+
+def _engine(
+    model: nn.Module,
+    x: Inputs,
+    metric: Metric,
+    layers: str | Sequence[str] | None,
+    dtype: torch.dtype | None,
+    memory_budget: int | str | None,
+    among: tuple[str, ...] | None = None,
+) -> tuple[Engine, int]:
+    parameters = check_model(model)
+    batch = check_inputs(model, x)
+    names = select_layers(among or tuple(parameters), layers, parameter_aliases(model))
+    autocast = parse_dtype(dtype)
+    if autocast is not None and all(parameters[n].dtype == autocast for n in names):
+        autocast = None
+    if autocast is torch.float32:
+        autocast = None
+    budget = parse_memory_budget(memory_budget)
+    return Engine(model, names, metric, autocast=autocast, memory_budget=budget), batch
+
+
+def _run(engine: Engine, x: Inputs, batch: int, held: Contrast) -> tuple[Tensor, Tensor, Tensor | None]:
+    of_rows: dict[int, Tensor | None] = {}
+
+    def cotangents(z: Tensor, chunk: slice) -> Tensor:
+        rows = held.samples(chunk).rows(z)
+        of_rows[chunk.start] = rows.classes
+        return rows.cotangents()
+
+    values, logits = engine.run(x, batch, cotangents)
+    classes = next(iter(of_rows.values()))
+    if classes is not None and classes.dim() == 2:
+        # A chunk that did not fit was started again, smaller: of each start the last is what was run.
+        classes = torch.cat([c for _, c in sorted(of_rows.items()) if c is not None])
+    return values, logits, classes
+
+
+def _in_order(engine: Engine) -> tuple[str, ...]:
+    return tuple(n for n in engine.names if n in engine.fallback)

@@ -1,0 +1,96 @@
+"""The interface of a rule, and the default for operations that have none: autograd's own formula, all rows through vmap."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from gradfast.rules.uses import Use
+
+if TYPE_CHECKING:
+    from gradfast.record.graph import Node
+    from gradfast.record.layout import Layout
+
+Grads = Sequence[Tensor | None]
+
+
+class Rule:
+    """How one kind of recorded operation treats cotangents. Rows come first: a cotangent of output i is [R, *node.shapes[i]].
+
+    ``parameter_edges`` are the operands that may be parameters and whose per-sample gradient has a closed form here.
+    """
+
+    parameter_edges: ClassVar[frozenset[int]] = frozenset()
+
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        """Cotangents of the operands for those of the outputs (None: zero); entry i may be None where ``needs[i]`` is False.
+
+        They may have the full shape of a broadcast operand; the caller sums them down.
+        """
+        return vmapped(node, grads)
+
+    def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
+        """Whether operand ``edge``, made of parameters alone, still has one part per sample (an expanded class token)."""
+        return False
+
+    def serves(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        """Whether ``use`` has a closed form for this operand, with the samples laid out so in the first output."""
+        return edge in self.parameter_edges and self.separable(node, edge, layout, batch)
+
+    def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        """Whether the samples can be told apart at a parameter edge in this layout."""
+        return True
+
+    def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
+        """The use that operand ``edge`` is put to, given the cotangent g of the first output. Only where ``serves``."""
+        raise AssertionError(f"{node.name} has no parameter edge {edge}")
+
+
+_RULES: dict[str, Rule] = {}
+_DEFAULT = Rule()
+
+
+def register(*names: str) -> Callable[[type[Rule]], type[Rule]]:
+    """Make a rule the one for recorded operations of these names."""
+
+    def add(rule: type[Rule]) -> type[Rule]:
+        for name in names:
+            _RULES[name] = rule()
+        return rule
+
+    return add
+
+
+def rule_for(name: str) -> Rule:
+    return _RULES.get(name, _DEFAULT)
+
+
+def vmapped(node: Node, grads: Grads) -> Grads:
+    """Autograd's backward formula of the node over all rows; a loop over rows where it cannot be vectorised."""
+    present = [i for i, g in enumerate(grads) if g is not None]
+    given = [g for g in grads if g is not None]
+    returned: list[bool] = []
+
+    def call(*rows: Tensor) -> tuple[Tensor, ...]:
+        full: list[Tensor | None] = [None] * len(grads)
+        for i, row in zip(present, rows, strict=True):
+            full[i] = row
+        run = getattr(node.fn, "apply", node.fn)  # Python's custom functions are called by their apply
+        out = run(*full)
+        out = out if isinstance(out, tuple) else (out,)
+        returned[:] = [o is not None for o in out]
+        return tuple(o for o in out if o is not None)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        try:
+            outs = torch.vmap(call)(*given)
+        except RuntimeError:
+            rows = [call(*(g[r] for g in given)) for r in range(given[0].shape[0])]
+            outs = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+    results = iter(outs)
+    return [next(results) if there else None for there in returned]

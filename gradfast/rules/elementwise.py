@@ -1,0 +1,135 @@
+"""Operations that work position by position on broadcast operands: any operand may be a parameter (a position table, a layer scale)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.reshape import single
+from gradfast.rules.uses import AffineUse, BiasUse, Use
+
+if TYPE_CHECKING:
+    from gradfast.record.graph import Node
+    from gradfast.record.layout import Layout
+
+Factor = Tensor | float
+
+
+class Elementwise(Rule, ABC):
+    """Operand i's cotangent is g * factor(i), the factor broadcast to the output's shape."""
+
+    @abstractmethod
+    def factor(self, node: Node, edge: int) -> Factor:
+        """The derivative of the output by operand ``edge``."""
+
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        g = single(grads)
+        return [scaled(g, self.factor(node, i)) if need else None for i, need in enumerate(needs)]
+
+    def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
+        return broadcast_keeps_samples(node.shape, operand_shape(node, edge), layout)
+
+    def serves(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        return True
+
+    def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
+        return broadcast_use(g, self.factor(node, edge), node.shape, operand_shape(node, edge), layout, batch)
+
+
+def operand_shape(node: Node, edge: int) -> tuple[int, ...]:
+    target = node.edges[edge]
+    assert target is not None
+    return target[0].shapes[target[1]]
+
+
+def broadcast_keeps_samples(full: tuple[int, ...], shape: tuple[int, ...], layout: Layout) -> bool:
+    """Whether an operand of ``shape``, broadcast to ``full``, has the axis on which the samples lie."""
+    axis = layout.axis - (len(full) - len(shape))
+    return axis >= 0 and shape[axis] == full[layout.axis] != 1
+
+
+def scaled(g: Tensor, factor: Factor) -> Tensor:
+    if isinstance(factor, Tensor):
+        return g * factor.to(g.dtype)
+    return g if factor == 1 else g * factor
+
+
+def broadcast_use(
+    g: Tensor, factor: Factor, full: tuple[int, ...], shape: tuple[int, ...], layout: Layout, batch: int
+) -> Use:
+    """The use of a tensor of ``shape`` that was broadcast to ``full`` and met the factor there: g [R, *full]."""
+    aligned = (1,) * (len(full) - len(shape)) + shape
+    kept = [d for d, n in enumerate(aligned) if n != 1]
+    summed = [d for d, n in enumerate(aligned) if n == 1]
+
+    def arrange(t: Tensor, lead: int) -> Tensor:
+        """[lead, *full] -> [lead, B, kept dims, summed dims]"""
+        t = layout.split(t, batch, lead)
+        t = t.permute(*range(lead + 1), *(lead + 1 + d for d in (*kept, *summed)))
+        t = t.flatten(lead + 1 + len(kept)) if summed else t.unsqueeze(-1)
+        return t.flatten(lead + 1, lead + len(kept)) if kept else t.unsqueeze(lead + 1)
+
+    if isinstance(factor, Tensor):
+        return AffineUse(arrange(factor.to(g.dtype).expand(full), 0), arrange(g, 1), shape)
+    return BiasUse(arrange(scaled(g, factor), 1), shape)
+
+
+@register("AddBackward0", "SubBackward0", "RsubBackward0")
+class Sum(Elementwise):
+    def factor(self, node: Node, edge: int) -> Factor:
+        if edge == 0:
+            return -float(node.saved("alpha")) if node.name == "RsubBackward0" else 1.0
+        alpha = float(node.saved("alpha"))
+        return {"AddBackward0": alpha, "SubBackward0": -alpha}.get(node.name, 1.0)
+
+
+@register("MulBackward0")
+class Product(Elementwise):
+    def factor(self, node: Node, edge: int) -> Factor:
+        return node.tensor("other" if edge == 0 else "self")
+
+
+@register("DivBackward0")
+class Quotient(Elementwise):
+    def factor(self, node: Node, edge: int) -> Factor:
+        other = node.tensor("other")
+        return 1 / other if edge == 0 else -node.tensor("self") / (other * other)
+
+
+@register("ExpandBackward0")
+class Expand(Elementwise):
+    """Broadcasting alone: the cotangent is handed on in its full shape."""
+
+    def factor(self, node: Node, edge: int) -> Factor:
+        return 1.0
+
+
+@register("WhereBackward0")
+class Where(Elementwise):
+    def factor(self, node: Node, edge: int) -> Factor:
+        condition = node.tensor("condition")
+        return condition if edge == 0 else condition.logical_not()
+
+
+@register("ReluBackward0")
+class Relu(Rule):
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        g = single(grads)
+        return [torch.ops.aten.threshold_backward(g, node.saved("result").unsqueeze(0).expand_as(g), 0)]
+
+
+@register("PreluKernelBackward0")
+class Prelu(Rule):
+    """y = x where x > 0, w x elsewhere; w is already broadcast to a channel shape such as [1, C, 1, 1]."""
+
+    parameter_edges = frozenset({1})
+
+    def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
+        return broadcast_use(
+            g, node.saved("self").clamp(max=0), node.shape, operand_shape(node, edge), layout, batch
+        )

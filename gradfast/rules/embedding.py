@@ -1,0 +1,78 @@
+"""Embedding tables, looked up position by position or summed over bags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.elementwise import operand_shape
+from gradfast.rules.reshape import signed
+from gradfast.rules.uses import EmbeddingUse, Use
+
+if TYPE_CHECKING:
+    from gradfast.record.graph import Node
+    from gradfast.record.layout import Layout
+
+SUM, MEAN, MAX = 0, 1, 2  # torch's numbers for the modes of a bag
+
+
+@register("EmbeddingBackward0")
+class Embedding(Rule):
+    parameter_edges = frozenset({0})
+
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        return [None]
+
+    def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        return layout.axis < len(node.shape) - 1
+
+    def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
+        indices = layout.split(node.saved("indices"), batch, 0).flatten(1)
+        g = layout.split(g, batch, 1).flatten(2, -2)
+        padding = signed(int(node.saved("padding_idx")))
+        if node.saved("scale_grad_by_freq"):
+            count = (indices[:, :, None] == indices[:, None, :]).sum(2)
+            g = g / count[None, :, :, None]
+        return EmbeddingUse(indices, g, operand_shape(node, 0), padding)
+
+
+@register("EmbeddingBagBackward0")
+class EmbeddingBag(Rule):
+    """Bags are laid out as [B, T] positions, the shorter ones filled up with an index that no table has."""
+
+    parameter_edges = frozenset({0})
+
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        return [None, *super().carry(node, grads, needs)[1:]] if len(needs) > 1 and needs[1] else [None]
+
+    def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        return layout.axis == 0 and int(node.saved("mode")) != MAX and not node.saved("scale_grad_by_freq")
+
+    def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
+        bags = node.shape[0]
+        indices, offsets = node.saved("indices"), node.saved("offsets")[:bags]
+        padding = signed(int(node.saved("padding_idx")))
+        ends = torch.cat([offsets[1:], offsets.new_tensor([indices.numel()])])
+        bag = torch.repeat_interleave(torch.arange(bags, device=indices.device), ends - offsets)
+        used = indices != padding
+        weight = torch.ones_like(indices, dtype=g.dtype)
+        if node.saved("per_sample_weights") is not None:
+            weight = node.saved("per_sample_weights").to(g.dtype)
+        if int(node.saved("mode")) == MEAN:
+            size = torch.zeros(bags, dtype=g.dtype, device=g.device).index_add_(0, bag, used.to(g.dtype))
+            weight = weight / size.clamp(min=1)[bag]
+
+        longest = int((ends - offsets).max()) if bags else 0
+        slot = torch.arange(indices.numel(), device=indices.device) - offsets[bag]
+        none = operand_shape(node, 0)[0]
+        table = indices.new_full((bags, longest), none)
+        table[bag, slot] = torch.where(used, indices, none)
+        weights = weight.new_zeros((bags, longest))
+        weights[bag, slot] = weight
+        spread = g.unsqueeze(2) * weights[None, :, :, None]  # [R, bags, longest, D]
+        rows = layout.split(table, batch, 0).flatten(1)
+        return EmbeddingUse(rows, layout.split(spread, batch, 1).flatten(2, -2), operand_shape(node, 0), none)

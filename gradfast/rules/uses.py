@@ -1,0 +1,292 @@
+"""The ways in which a parameter is used, each with the kernels for norms, dot products and Gram matrices.
+
+A use holds what one recorded operation gives for R cotangent rows and B samples; the per-sample gradient that it stands for
+is never formed for a batch. ``grad`` forms it for one sample, for the cases that have no closed form.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradfast import ops
+
+
+class Use(ABC):
+    """One use of a parameter tensor (or of a tensor made from parameters alone)."""
+
+    @abstractmethod
+    def sqnorm(self) -> Tensor:
+        """Squared norms of the gradients [B, R]."""
+
+    @abstractmethod
+    def dot(self, ref: Tensor) -> Tensor:
+        """Dot products of the gradients with ``ref``, of the used tensor's shape: [B, R]."""
+
+    @abstractmethod
+    def gram(self) -> Tensor:
+        """Inner products of the gradients of all pairs of rows [B, R, R]."""
+
+    @abstractmethod
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        """The gradient itself for one sample and some rows: [rows, *shape of the used tensor]."""
+
+    def join(self, others: Sequence[Use]) -> Use | None:
+        """One use that stands for the sum of this and ``others``, all of the same tensor; None where there is none."""
+        return None
+
+
+@dataclass(frozen=True)
+class LinearUse(Use):
+    """y = x W': x [B, T, D], g [R, B, T, O]; the used tensor is W [O, D], or its transpose."""
+
+    x: Tensor
+    g: Tensor
+    transposed: bool = False
+
+    def sqnorm(self) -> Tensor:
+        return ops.linear_sqnorm(self.x, self.g)
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return ops.linear_dot(self.x, self.g, ref.t() if self.transposed else ref)
+
+    def gram(self) -> Tensor:
+        return ops.linear_gram(self.x, self.g)
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        grad = self.g[rows, sample].transpose(1, 2) @ self.x[sample]
+        return grad.transpose(1, 2) if self.transposed else grad
+
+    def join(self, others: Sequence[Use]) -> Use | None:
+        uses = [self, *others]
+        if not all(isinstance(u, LinearUse) and u.transposed == self.transposed for u in uses):
+            return None
+        xs, gs = zip(*((u.x, u.g) for u in uses if isinstance(u, LinearUse)), strict=True)
+        return replace(self, x=torch.cat(xs, 1), g=torch.cat(gs, 2))
+
+
+@dataclass(frozen=True)
+class ConvUse(Use):
+    """A convolution's weight: x [B*F, Cin, *in], g [R, B*F, Cout, *out]; F images of each sample follow one another."""
+
+    x: Tensor
+    g: Tensor
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool
+    frames: int
+
+    def _args(self) -> tuple[Any, ...]:
+        kernel = self.weight_shape[2:]
+        return kernel, self.stride, self.padding, self.dilation, self.groups, self.transposed, self.frames
+
+    def sqnorm(self) -> Tensor:
+        return ops.conv_sqnorm(self.x, self.g, *self._args())
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return ops.conv_dot(self.x, self.g, ref, *self._args())
+
+    def gram(self) -> Tensor:
+        return ops.conv_gram(self.x, self.g, *self._args())
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        images = slice(sample * self.frames, (sample + 1) * self.frames)
+        x = self.x[images]
+        weight = x.new_empty(self.weight_shape)
+        zeros = [0] * len(self.stride)
+        grads = [
+            torch.ops.aten.convolution_backward(
+                g, x, weight, None, self.stride, self.padding, self.dilation, self.transposed,
+                self._output_padding(x, g) if self.transposed else zeros, self.groups, (False, True, False),
+            )[1]
+            for g in self.g[rows, images]
+        ]  # fmt: skip
+        return torch.stack(grads) if grads else x.new_empty((0, *self.weight_shape))
+
+    def _output_padding(self, x: Tensor, g: Tensor) -> list[int]:
+        """The output padding that the sizes imply: out = (in - 1) stride - 2 padding + dilation (kernel - 1) + 1 + it."""
+        kernel = self.weight_shape[2:]
+        spans = zip(x.shape[2:], g.shape[2:], kernel, self.stride, self.padding, self.dilation, strict=True)
+        return [o - ((i - 1) * s - 2 * p + d * (k - 1) + 1) for i, o, k, s, p, d in spans]
+
+    def join(self, others: Sequence[Use]) -> Use | None:
+        uses = [self, *others]
+        batch = self.x.shape[0] // self.frames
+        xs, gs, frames = [], [], 0
+        for use in uses:
+            if not isinstance(use, ConvUse) or use._args()[1:6] != self._args()[1:6]:
+                return None
+            if use.x.shape[1:] != self.x.shape[1:] or use.g.shape[2:] != self.g.shape[2:]:
+                return None
+            xs.append(use.x.unflatten(0, (batch, use.frames)))
+            gs.append(use.g.unflatten(1, (batch, use.frames)))
+            frames += use.frames
+        return replace(
+            self, x=torch.cat(xs, 1).flatten(0, 1), g=torch.cat(gs, 2).flatten(1, 2), frames=frames
+        )
+
+
+@dataclass(frozen=True)
+class BiasUse(Use):
+    """y = x + b: g [R, B, O, *]; the used tensor has O elements, of any shape."""
+
+    g: Tensor
+    shape: tuple[int, ...]
+
+    def sqnorm(self) -> Tensor:
+        return ops.bias_sqnorm(self.g)
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return ops.bias_dot(self.g, ref.reshape(-1))
+
+    def gram(self) -> Tensor:
+        return ops.bias_gram(self.g)
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        return (
+            self.g[rows, sample].flatten(2).sum(2).reshape(-1, *self.shape)
+            if self.g.dim() > 3
+            else self._point(sample, rows)
+        )
+
+    def _point(self, sample: int, rows: slice) -> Tensor:
+        return self.g[rows, sample].reshape(-1, *self.shape)
+
+    def join(self, others: Sequence[Use]) -> Use | None:
+        gs = []
+        for use in (self, *others):
+            if not isinstance(use, BiasUse) or use.shape != self.shape:
+                return None
+            gs.append(use.g.flatten(3) if use.g.dim() > 3 else use.g.unsqueeze(3))
+        return replace(self, g=torch.cat(gs, 3))
+
+
+@dataclass(frozen=True)
+class AffineUse(Use):
+    """y = w * xhat, channel by channel: xhat [B, O, *], g [R, B, O, *]; the used tensor has O elements, of any shape."""
+
+    xhat: Tensor
+    g: Tensor
+    shape: tuple[int, ...]
+
+    def sqnorm(self) -> Tensor:
+        return ops.affine_sqnorm(self.xhat, self.g)
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return ops.affine_dot(self.xhat, self.g, ref.reshape(-1))
+
+    def gram(self) -> Tensor:
+        return ops.affine_gram(self.xhat, self.g)
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        grad = self.g[rows, sample] * self.xhat[sample]
+        return (grad.flatten(2).sum(2) if grad.dim() > 2 else grad).reshape(-1, *self.shape)
+
+    def join(self, others: Sequence[Use]) -> Use | None:
+        xs, gs = [], []
+        for use in (self, *others):
+            if not isinstance(use, AffineUse) or use.shape != self.shape:
+                return None
+            xs.append(use.xhat.flatten(2) if use.xhat.dim() > 2 else use.xhat.unsqueeze(2))
+            gs.append(use.g.flatten(3) if use.g.dim() > 3 else use.g.unsqueeze(3))
+        return replace(self, xhat=torch.cat(xs, 2), g=torch.cat(gs, 3))
+
+
+@dataclass(frozen=True)
+class EmbeddingUse(Use):
+    """y = W[indices]: indices [B, T], g [R, B, T, D]; the used tensor is W [V, D]. Positions that hold ``padding_idx`` are left out."""
+
+    indices: Tensor
+    g: Tensor
+    shape: tuple[int, ...]
+    padding_idx: int
+
+    def sqnorm(self) -> Tensor:
+        return ops.embedding_sqnorm(self.indices, self.g, self.padding_idx)
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return ops.embedding_dot(self.indices, self.g, ref, self.padding_idx)
+
+    def gram(self) -> Tensor:
+        return ops.embedding_gram(self.indices, self.g, self.padding_idx)
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        indices = self.indices[sample]
+        used = indices != self.padding_idx
+        g = self.g[rows, sample][:, used]
+        return g.new_zeros((g.shape[0], *self.shape)).index_add_(1, indices[used], g)
+
+    def join(self, others: Sequence[Use]) -> Use | None:
+        uses = [
+            u for u in (self, *others) if isinstance(u, EmbeddingUse) and u.padding_idx == self.padding_idx
+        ]
+        if len(uses) != 1 + len(others):
+            return None
+        return replace(
+            self, indices=torch.cat([u.indices for u in uses], 1), g=torch.cat([u.g for u in uses], 2)
+        )
+
+
+@dataclass(frozen=True)
+class ExpertsUse(Use):
+    """y[n] = x[n] W[n]' for n stacked matrices: x [n, B, T, D], g [R, n, B, T, O]; the used tensor is W [n, O, D] or [n, D, O]."""
+
+    x: Tensor
+    g: Tensor
+    transposed: bool = False
+
+    def _parts(self) -> list[LinearUse]:
+        return [LinearUse(x, self.g[:, n], self.transposed) for n, x in enumerate(self.x)]
+
+    def sqnorm(self) -> Tensor:
+        return torch.stack([u.sqnorm() for u in self._parts()]).sum(0)
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return torch.stack([u.dot(r) for u, r in zip(self._parts(), ref, strict=True)]).sum(0)
+
+    def gram(self) -> Tensor:
+        return torch.stack([u.gram() for u in self._parts()]).sum(0)
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        return torch.stack([u.grad(sample, rows) for u in self._parts()], 1)
+
+
+@dataclass(frozen=True)
+class DenseUse(Use):
+    """Gradients that an operation without a closed form gave for a single sample: grads [R, *shape], B = 1."""
+
+    grads: Tensor
+
+    def sqnorm(self) -> Tensor:
+        return _accumulate(self.grads).flatten(1).square().sum(1).unsqueeze(0)
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return (_accumulate(self.grads).flatten(1) @ _accumulate(ref).flatten()).unsqueeze(0)
+
+    def gram(self) -> Tensor:
+        flat = _accumulate(self.grads).flatten(1)
+        return (flat @ flat.t()).unsqueeze(0)
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        return self.grads[rows]
+
+    def join(self, others: Sequence[Use]) -> Use | None:
+        total = self.grads
+        for use in others:
+            if not isinstance(use, DenseUse):
+                return None
+            total = total + use.grads
+        return DenseUse(total)
+
+
+def _accumulate(t: Tensor) -> Tensor:
+    """Sums are taken in fp32 at least."""
+    return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
