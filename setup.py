@@ -5,9 +5,10 @@ from pathlib import Path
 
 from setuptools import setup
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # a PEP 517 build does not put the checkout on the path
+# A PEP 517 build does not put the checkout on the path.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from build_support import preflight  # noqa: E402
+from build_support import preflight
 
 torch = preflight.require_torch()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import torch
 from setuptools import Extension
 from setuptools.errors import CompileError, LinkError
 from torch.utils.cpp_extension import BuildExtension
@@ -24,12 +25,14 @@ class BuildExt(BuildExtension):
 
     def finalize_options(self) -> None:
         super().finalize_options()
+        # ninja alone knows what is stale: setuptools would miss a header or a source that went away.
+        self.force = True
         # pip would build an editable install in a fresh temporary folder: nothing would ever be reused.
         self.build_temp = str(ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}")
 
     def run(self) -> None:
         preflight.require_ninja()
-        self.cxx = preflight.require_compiler()
+        self.cxx = preflight.require_compiler(flags.standard(torch.__version__))
         try:
             super().run()
         except (RuntimeError, CompileError, LinkError) as error:
@@ -57,7 +60,6 @@ class BuildExt(BuildExtension):
                 macros=[*ext.define_macros, ("GRADFAST_ARCH", isa.name)],
                 include_dirs=ext.include_dirs,
                 extra_postargs=[*cxx, *flags.SIMD, *isa.flags],
-                depends=ext.depends,
             )
         )
 

@@ -6,11 +6,11 @@ import platform
 import sys
 from dataclasses import dataclass
 
-from .preflight import accepts
+from .preflight import accepts, release
 
 # -fno-math-errno and -fno-trapping-math let loops vectorise and change no result.
-COMMON = ["-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"]
-SIMD = ["-fopenmp-simd", "-ffp-contract=fast"]
+COMMON = ("-O3", "-g0", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
+SIMD = ("-fopenmp-simd", "-ffp-contract=fast")
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Isa:
     flags: tuple[str, ...]
 
 
-# Every processor with AVX2 also has F16C.
+# Every processor with AVX2 also has F16C. CMakeLists.txt holds the same table.
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
 BASELINE = Isa("baseline", ())
@@ -36,8 +36,13 @@ def isas(compiler: list[str]) -> tuple[Isa, ...]:
     return (BASELINE,)
 
 
+def standard(torch_version: str) -> str:
+    """The C++ standard that the headers of this torch are written in."""
+    return "-std=c++20" if release(torch_version) >= (2, 12) else "-std=c++17"
+
+
 def openmp() -> list[str]:
-    """Flags that turn on at::parallel_for's threads.
+    """Flags that turn on the threads of at::parallel_for.
 
     They go to the compiler only: the linker must not name an OpenMP runtime, so that the one that torch itself
     loads is used and there is never a second thread pool.

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-MINIMUM_TORCH = (2, 6)
+MINIMUM_TORCH = "2.6"
 
 
 def fail(message: str) -> NoReturn:
@@ -31,25 +31,24 @@ def release(version: str) -> tuple[int, int]:
 
 def require_torch() -> ModuleType:
     """Torch, new enough to build against and the same that the result will run with."""
-    minimum = ".".join(map(str, MINIMUM_TORCH))
     try:
         import torch
     except ModuleNotFoundError:
-        fail(f"torch is not installed for {sys.executable}: pip install 'torch>={minimum}' first")
+        fail(f"torch is not installed for {sys.executable}: pip install 'torch>={MINIMUM_TORCH}' first")
     except (ImportError, OSError) as error:
         fail(f"torch is installed but does not import ({str(error).splitlines()[0]}): reinstall it")
-    if release(torch.__version__) < MINIMUM_TORCH:
-        fail(f"torch {torch.__version__} is too old: pip install 'torch>={minimum}'")
+    if release(torch.__version__) < release(MINIMUM_TORCH):
+        fail(f"torch {torch.__version__} is too old: pip install 'torch>={MINIMUM_TORCH}'")
     _refuse_other_torch(torch)
     return torch
 
 
 def _refuse_other_torch(torch: ModuleType) -> None:
-    # pip's build isolation installs a torch of its own; an extension built for it would not load beside another.
-    site = Path(sysconfig.get_path("purelib"))
-    if site.resolve() in Path(torch.__file__).resolve().parents:
+    # pip's build isolation installs a torch of its own; what is built for it would not load beside another.
+    site = sysconfig.get_paths()["purelib"]
+    if Path(site).resolve() in Path(str(torch.__file__)).resolve().parents:
         return
-    installed = next(iter(importlib.metadata.distributions(name="torch", path=[str(site)])), None)
+    installed = next(iter(importlib.metadata.distributions(name="torch", path=[site])), None)
     if installed is not None and installed.version.split("+")[0] != torch.__version__.split("+")[0]:
         fail(
             f"torch {installed.version} is installed but pip's build isolation would build for "
@@ -65,14 +64,15 @@ def require_ninja() -> None:
         fail("ninja is not installed: pip install ninja")
 
 
-def require_compiler() -> list[str]:
-    """The command of a C++ compiler that can build against this torch."""
-    command = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    if shutil.which(command[0]) is None:
-        fail(f"no C++ compiler ({command[0]} is not on PATH): apt-get install g++, or set CXX")
-    standard = "c++20" if accepts(command, ["-std=c++20"]) else "c++17"
-    if not accepts(command, [f"-std={standard}"]):
-        fail(f"{command[0]} cannot compile C++17: install GCC 9 or Clang 10 or newer, or set CXX")
+def require_compiler(standard: str) -> list[str]:
+    """The command of a C++ compiler that takes `standard` ("-std=c++20")."""
+    command = shlex.split(os.environ.get("CXX", "c++"))  # as torch.utils.cpp_extension chooses it
+    if not command or shutil.which(command[0]) is None:
+        fail(f"no C++ compiler ({' '.join(command) or 'CXX is empty'}): apt-get install g++, or set CXX")
+    if not accepts(command, [standard], "#include <vector>\nint main() { return 0; }"):
+        fail(
+            f"{command[0]} does not compile with {standard}: install GCC 11 or Clang 14 or newer, or set CXX"
+        )
     return command
 
 
