@@ -131,6 +131,7 @@ class _Run:
             copies = dict(self.model.named_parameters())
             for name in parameters:
                 copies[name].requires_grad_(name in self.names)
+                copies[name].grad = None
         self.parameters = [copies[name] for name in self.names]
 
     @property
@@ -156,16 +157,19 @@ class _Run:
 
     def gradients(self, value: Tensor) -> dict[str, Tensor]:
         """The gradient of a scalar with regard to each parameter, float32 at least; zeros where there is none."""
-        found: Sequence[Tensor | None] = [None] * len(self.parameters)
         if value.requires_grad:
-            found = torch.autograd.grad(value, self.parameters, retain_graph=True, allow_unused=True)
-        if all(g is None for g in found):
+            value.backward(
+                retain_graph=True
+            )  # not autograd.grad, which a re-entrant checkpoint does not allow
+        reached = {name for name, p in zip(self.names, self.parameters, strict=True) if p.grad is not None}
+        if not reached:
             raise ModelError(
                 "model: its output does not depend on any of the selected parameters; wanted logits that do"
             )
-        self._used |= {name for name, g in zip(self.names, found, strict=True) if g is not None}
-        pairs = zip(self.names, self.parameters, found, strict=True)
-        return {name: _at_least_float32(torch.zeros_like(p) if g is None else g) for name, p, g in pairs}
+        self._used |= reached
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in self.parameters]
+        self.model.zero_grad(set_to_none=True)
+        return {name: _at_least_float32(g) for name, g in zip(self.names, gradients, strict=True)}
 
     def per_row(
         self, held: Contrast, measure: Callable[[str, Tensor], Tensor]

@@ -1,0 +1,26 @@
+"""How results are compared with the truth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def assert_close(actual: Tensor, truth: Tensor, layers: tuple[str, ...], tolerance: float) -> None:
+    """Asserts ``|actual - truth| <= tolerance (|truth| + 1e-4 of that layer's largest)``.
+
+    Both are [B, C, L]. A gradient that is exactly zero in exact arithmetic (a key's bias under softmax, a bias
+    before GroupNorm) is rounding noise in both, so 1e-9 of the largest value of all layers is let pass, too.
+    """
+    assert actual.shape == truth.shape, f"{tuple(actual.shape)} instead of {tuple(truth.shape)}"
+    truth = truth.double()
+    largest = truth.abs().amax((0, 1), keepdim=True)
+    scale = truth.abs() + 1e-4 * largest + 1e-9 * largest.max()
+    error = ((actual.double() - truth).abs() / scale).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    worst = error.amax((0, 1))
+    bad = [
+        f"{name}: relative error {worst[i]:.2e}, ratio {(actual[..., i].sum() / truth[..., i].sum()).item():.6g}"
+        for i, name in enumerate(layers)
+        if not worst[i] <= tolerance
+    ]
+    assert not bad, f"above {tolerance:.0e} in {len(bad)} of {len(layers)} layers:\n" + "\n".join(bad[:20])
