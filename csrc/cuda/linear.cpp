@@ -1,0 +1,68 @@
+// Norms, dots and Grams of a linear layer's weight gradient, G[c, b]' X[b].
+#include <ATen/Context.h>
+#include <torch/library.h>
+
+#include "../checks.h"
+#include "runtime.h"
+#include "weight_gradient.h"
+
+namespace gradfast::cuda {
+namespace {
+
+WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Tensor& g) {
+    check_operand(op, "x", x, 3);
+    check_operand(op, "g", g, 4);
+    check_same(op, "x", x, "g", g);
+    TORCH_CHECK_VALUE(g.size(1) == x.size(0) && g.size(2) == x.size(1), op, ": g has shape ", g.sizes(),
+                      "; wanted [C, B, T, O] with B and T of x ", x.sizes());
+    const int64_t samples = x.size(0), positions = x.size(1), inputs = x.size(2), outputs = g.size(3);
+    WeightGradient w;
+    w.window_data = x.contiguous();
+    w.position_data = g.contiguous();
+    w.math = math_for(x.scalar_type(), at::globalContext().allowTF32CuBLAS());
+    w.size = {g.size(0), samples, 1, positions, outputs, inputs, 1, positions, false};
+    w.positions.count = narrow(op, "T", positions);
+    w.position.row_stride = samples * positions * outputs;
+    w.position.sample_stride = positions * outputs;
+    w.position.pixel_stride = w.position.width = narrow(op, "O", outputs);
+    w.window.sample_stride = positions * inputs;
+    w.window.pixel_stride = w.window.width = narrow(op, "D", inputs);
+    finish_operand(w.position, w.position_data, outputs);
+    finish_operand(w.window, w.window_data, inputs);
+    return w;
+}
+
+std::optional<Form> linear_form(c10::string_view form, const at::Tensor& x) {
+    if (form == "auto") return std::nullopt;
+    if (form == "direct") return Form::direct;
+    if (form == "gram") return Form::gram;
+    TORCH_CHECK_VALUE(form == "rank_one" && x.size(1) == 1, "linear_sqnorm: form is \"", form,
+                      "\"; wanted auto, direct or gram, or rank_one with T = 1");
+    return Form::rank_one;
+}
+
+at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view form) {
+    const WeightGradient w = weight_gradient("linear_sqnorm", x, g);
+    return sqnorm("linear_sqnorm", w, linear_form(form, x));
+}
+
+at::Tensor linear_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& ref) {
+    const WeightGradient w = weight_gradient("linear_dot", x, g);
+    check_same("linear_dot", "x", x, "ref", ref);
+    check_shape("linear_dot", "ref", ref, {g.size(3), x.size(2)});
+    return dot("linear_dot", w, ref.contiguous());
+}
+
+at::Tensor linear_gram(const at::Tensor& x, const at::Tensor& g) {
+    return gram("linear_gram", weight_gradient("linear_gram", x, g));
+}
+
+}  // namespace
+
+GRADFAST_CUDA_IMPL(m) {
+    m.impl("linear_sqnorm", linear_sqnorm);
+    m.impl("linear_dot", linear_dot);
+    m.impl("linear_gram", linear_gram);
+}
+
+}  // namespace gradfast::cuda

@@ -1,0 +1,1 @@
+"""The CUDA sources, run on a machine without a GPU."""
