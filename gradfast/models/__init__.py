@@ -1,6 +1,7 @@
 """Models: the bundled CIFAR ResNets, and a user's own model by name or Python entry with weights from a local file."""
 
+from .fingerprint import fingerprint
 from .loading import load_model
 from .weights import load_state_dict
 
-__all__ = ["load_model", "load_state_dict"]
+__all__ = ["fingerprint", "load_model", "load_state_dict"]

@@ -82,7 +82,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: PathType) -> None:
     """
     own = model.state_dict()
     state = _without_prefix(state, own)
-    missing = [name for name in own if name not in state]
+    # BatchNorm's counter matters in training only; older files and converters leave it out.
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in own]
     shapes = [
         f"{name} {list(value.shape)} for {list(own[name].shape)}"
@@ -96,7 +97,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: PathType) -> None:
     ]
     if faults:
         raise InputError(f"weights: {path} does not fit {type(model).__name__}: {'; '.join(faults)}")
-    model.load_state_dict(state)
+    model.load_state_dict(state, strict=False)
 
 
 def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -1,0 +1,309 @@
+"""Gradient features of a whole data set, kept on disk so that a killed run can go on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike
+from gradfast.data.batches import Batch, Batches, as_batches
+from gradfast.data.fingerprint import of_arrays
+from gradfast.data.samples import leaves, map_leaves
+from gradfast.errors import InputError, ModelError, describe
+from gradfast.features import Features
+from gradfast.inputs import check_model
+from gradfast.models.fingerprint import fingerprint
+from gradfast.norms import grad_norms
+from gradfast.options import parse_dtype, parse_memory_budget
+from gradfast.progress import SampleProgress
+from gradfast.results import GradNorms
+from gradfast.selection import parameter_aliases, select_layers
+from gradfast.store import Block, Layout, MismatchError, Run
+from gradfast.store.layout import rows_per_file
+from gradfast.store.table import MemoryPart
+from gradfast.version import __version__
+
+__all__ = ["FeatureExtractor", "FlaggedWarning"]
+
+
+class FlaggedWarning(UserWarning):
+    """Some samples have NaN or infinite inputs or norms; they are kept and flagged, and the message lists them."""
+
+
+class FeatureExtractor:
+    """Extracts squared gradient norms of every sample of a data set, for every contrast row and layer.
+
+    ::
+
+        features = FeatureExtractor(model).extract("images/", out="features/")
+        features.values                                             # float32 [n, C, L]
+
+    Args:
+        model: maps inputs to logits [B, K]; in eval mode.
+        contrast: as in `grad_norms`, but targets are the same for all samples, [C, K].
+        loss: as in `grad_norms`.
+        classes: as in `grad_norms`.
+        layers: as in `grad_norms`.
+        dtype: as in `grad_norms`.
+        memory_budget: as in `grad_norms`. It may differ between two runs on one directory.
+        batch_size: samples that the model sees at a time; a DataLoader keeps its own.
+        device: where to move the model before it runs; None leaves it where it is. Inputs follow the model, and its
+            floating dtype.
+
+    Raises:
+        InputError: an argument that cannot be used.
+        ModelError: a model without floating parameters.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        contrast: ContrastLike = "one-hot",
+        loss: LossLike = None,
+        classes: ClassesLike = None,
+        layers: str | Sequence[str] | None = None,
+        dtype: torch.dtype | None = None,
+        memory_budget: int | str | None = None,
+        batch_size: int = 64,
+        device: torch.device | str | None = None,
+    ) -> None:
+        parameters = check_model(model)
+        select_layers(list(parameters), layers, parameter_aliases(model))
+        self._held = Contrast.parse(contrast, loss, classes)
+        if self._held.per_sample:
+            raise InputError(
+                f"contrast: got {describe(contrast)}; wanted targets [C, K], the same for all samples"
+            )
+        parse_dtype(dtype)
+        parse_memory_budget(memory_budget)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"batch_size: got {describe(batch_size)}; wanted an int of at least 1")
+        self.model = model
+        self.contrast = contrast
+        self.loss = loss
+        self.classes = classes
+        self.layers = layers
+        self.dtype = dtype
+        self.memory_budget = memory_budget
+        self.batch_size = batch_size
+        self.device = device
+
+    def extract(
+        self, source: Any, out: str | PathLike[str] | None = None, *, progress: bool = True, workers: int = 0
+    ) -> Features:
+        """Computes the features of all samples of a source, in its order.
+
+        A sample with NaN or infinite inputs is kept: its row is NaN and flagged, and the others in its batch are as if it
+        had been zeros. With ``out``, a run that was killed goes on where it was when it is started again, and the files are
+        byte for byte those of an unbroken run (on the same kind of machine with as many threads). A finished
+        directory is returned as it is.
+
+        Args:
+            source: a DataLoader or another iterable of batches x, (x, y) or dict; a map-style or iterable data set; tensors
+                or NumPy arrays, x, (x, y) or a dict of them; or, for `gradfast.data.open_images`, a path to a folder of
+                images, Parquet or ``.npz``. Labels are integers, -1 where unknown.
+            out: directory for the features, made if need be; None keeps them in memory.
+            progress: show a bar with samples per second and time left.
+            workers: processes that read and decode, for data sets and paths.
+
+        Raises:
+            InputError: a source or a sample that cannot be used; an unreadable image is named.
+            ModelError: the model is in train mode, or has no per-sample gradients.
+            InUseError: another run writes to ``out``.
+            MismatchError: ``out`` was begun with another model, other data or other settings; the message says which.
+            StoreError: ``out`` cannot be written. What was written before is kept.
+
+        Warns:
+            FlaggedWarning: lists the flagged samples.
+        """
+        self._check_mode()
+        if self.device is not None:
+            self.model.to(self.device)
+        batches = as_batches(source, self.batch_size, workers)
+        if out is None:
+            features = self._in_memory(batches, progress)
+        else:
+            folder = Path(out)
+            self._on_disk(batches, folder, progress)
+            features = Features.load(folder)
+        _report_flagged(features)
+        return features
+
+    def settings(self) -> dict[str, Any]:
+        """What the features depend on besides the data, JSON-able."""
+        parameter = self._parameter()
+        return {
+            "model": type(self.model).__name__,
+            "model_fingerprint": fingerprint(self.model),
+            "contrast": _named(self.contrast),
+            "loss": _named(self._held.loss),
+            "classes": list(self._held.classes)
+            if isinstance(self._held.classes, tuple)
+            else self._held.classes,
+            "layers": [self.layers] if isinstance(self.layers, str) else self.layers and list(self.layers),
+            "dtype": str(self.dtype or parameter.dtype).removeprefix("torch."),
+            "device": parameter.device.type,
+            "gradfast": __version__,
+            "torch": torch.__version__,
+        }
+
+    def _in_memory(self, batches: Batches, progress: bool) -> Features:
+        blocks = []
+        layout = None
+        settings = {**self.settings(), "source": batches.settings()}
+        with SampleProgress(batches.samples, progress) as bar:
+            for block, norms in self._compute(batches, 0, 0):
+                layout = layout or _layout(norms, settings)
+                blocks.append(block)
+                bar.advance(len(block))
+        if layout is None:
+            raise InputError("source: it gave no samples; wanted at least one")
+        return Features([MemoryPart(Block.concat(blocks), layout.layers)], layout)
+
+    def _on_disk(self, batches: Batches, folder: Path, progress: bool) -> None:
+        if batches.shuffles:
+            raise InputError(
+                f"source: its order differs from run to run ({batches.shuffles}); wanted a fixed order, "
+                "for a run to go on and for the index to tell which sample it was"
+            )
+        settings = {**self.settings(), "source": batches.settings()}
+        with Run(folder, settings) as run, SampleProgress(batches.samples, progress) as bar:
+            if run.finished:
+                return
+            bar.resumed(sum(record.rows for record in run.done.values()))
+            for first, stop in run.gaps():
+                self._fill(run, batches, first, stop, bar)
+            if not run.done:
+                raise InputError("source: it gave no samples; wanted at least one")
+            run.finish()
+
+    def _fill(self, run: Run, batches: Batches, first: int, stop: int | None, bar: SampleProgress) -> None:
+        """Writes shards ``first`` up to ``stop``, or as many as there are samples for."""
+        shard, held = first, []
+        for block, norms in self._compute(batches, first * run.shard_batches, run.rows_before(first)):
+            layout = _layout(norms, run.settings)
+            run.begin(layout, max(1, rows_per_file(layout) // len(block)))
+            held.append(block)
+            bar.advance(len(block))
+            if len(held) == run.shard_batches:
+                run.commit(shard, Block.concat(held))
+                shard, held = shard + 1, []
+                if shard == stop:
+                    return
+        if stop is not None:
+            raise MismatchError(
+                f"{run.folder}: the source ends in shard {shard}, an earlier run went on to {max(run.done)}"
+            )
+        if held:
+            run.commit(shard, Block.concat(held))
+
+    def _compute(self, batches: Batches, start: int, index: int) -> Iterator[tuple[Block, GradNorms]]:
+        """From batch ``start``, whose first sample is number ``index``."""
+        for batch in batches.iterate(start):
+            norms, finite = self._norms(batch)
+            yield _block(batch, index, norms, finite), norms
+            index += len(batch)
+
+    def _norms(self, batch: Batch) -> tuple[GradNorms, Tensor]:
+        """The norms, and which samples' inputs are finite, bool [B]; those of the others are of zeros in their place."""
+        parameter = self._parameter()
+        x = map_leaves(partial(_place, parameter=parameter), batch.inputs)
+        finite = torch.ones(len(batch), dtype=torch.bool, device=parameter.device)
+        floating = [
+            leaf
+            for _, leaf in leaves(x)
+            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim()
+        ]
+        for leaf in floating:
+            finite &= leaf.isfinite().reshape(len(batch), -1).all(1)
+        if not bool(finite.all()):
+            x = map_leaves(partial(_zero, rows=~finite), x)
+        norms = grad_norms(
+            self.model,
+            x,
+            contrast=self.contrast,
+            loss=self.loss,
+            classes=self.classes,
+            layers=self.layers,
+            dtype=self.dtype,
+            memory_budget=self.memory_budget,
+        )
+        return norms, finite.cpu()
+
+    def _parameter(self) -> nn.Parameter:
+        return next(p for p in self.model.parameters() if p.is_floating_point() or p.is_complex())
+
+    def _check_mode(self) -> None:
+        for name, module in self.model.named_modules():
+            if module.training:
+                where = f"{name} ({type(module).__name__}) is" if name else "it is"
+                raise ModelError(
+                    f"model: {where} in train mode, in which dropout and batch statistics make features depend on "
+                    "chance and on the batch; wanted model.eval()"
+                )
+
+
+def _place(leaf: Tensor, parameter: Tensor) -> Tensor:
+    return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else None)
+
+
+def _zero(leaf: Tensor, rows: Tensor) -> Tensor:
+    if not leaf.is_floating_point() or not leaf.dim():
+        return leaf
+    return leaf.masked_fill(rows.view(-1, *[1] * (leaf.dim() - 1)), 0)
+
+
+def _block(batch: Batch, index: int, norms: GradNorms, finite: Tensor) -> Block:
+    values, logits = norms.values.float().cpu(), norms.logits.float().cpu()
+    predictions = logits.argmax(1).masked_fill(~finite, -1)
+    values = values.masked_fill(~finite[:, None, None], torch.nan)
+    logits = logits.masked_fill(~finite[:, None], torch.nan)
+    usable = values.isfinite().all(2).all(1) & logits.isfinite().all(1)
+    of_samples = norms.classes if norms.classes is not None and norms.classes.dim() == 2 else None
+    return Block(
+        index=np.arange(index, index + len(batch)),
+        labels=batch.labels.numpy(),
+        predictions=predictions.numpy(),
+        flagged=~usable.numpy(),
+        values=values.contiguous().numpy(),
+        logits=logits.numpy(),
+        classes=None if of_samples is None else of_samples.cpu().numpy(),
+    )
+
+
+def _layout(norms: GradNorms, settings: dict[str, Any]) -> Layout:
+    _, rows, _ = norms.values.shape
+    classes: tuple[int, ...] | str | None = None
+    if norms.classes is not None:
+        classes = "per sample" if norms.classes.dim() == 2 else tuple(norms.classes.tolist())
+    return Layout(norms.layers, rows, norms.logits.shape[1], classes, settings)
+
+
+def _named(value: object) -> Any:
+    """A contrast or loss as JSON takes it: names as they are, targets by their digest, callables by their name."""
+    if isinstance(value, Tensor):
+        return {"targets": list(value.shape), "fingerprint": of_arrays(value)}
+    if isinstance(value, str):
+        return value
+    kind = value if hasattr(value, "__qualname__") else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _report_flagged(features: Features) -> None:
+    flagged = features.index[features.flagged]
+    if len(flagged):
+        shown = ", ".join(map(str, flagged[:10])) + (", ..." if len(flagged) > 10 else "")
+        warnings.warn(
+            f"{len(flagged)} of {len(features)} samples have NaN or infinite inputs, logits or norms and are flagged: {shown}",
+            FlaggedWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,232 @@
+"""Writing a directory of features, shard by shard, so that a killed run can go on.
+
+::
+
+    DIR/part-00000.parquet ...     features, each file complete from the moment that it has its name
+    DIR/_manifest.json             layout, settings and checksums; there once all shards are
+    DIR/_progress/                 while unfinished: lock, run.json (layout and settings), a record per finished shard
+
+A shard counts as finished when its record is there, which is written after the shard. Nothing in the finished files
+depends on when, where or how often the run was interrupted. Shards are independent of each other.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from typing_extensions import Self
+
+from .block import Block
+from .errors import CorruptError, MismatchError, StoreError
+from .files import read_sealed, sync_folder, write_atomically, write_sealed
+from .layout import Layout
+from .lock import WriterLock
+from .shard import Checksums, ShardFile, ShardRecord
+
+__all__ = ["MANIFEST", "PROGRESS", "Manifest", "Run", "differences"]
+
+MANIFEST = "_manifest.json"
+PROGRESS = "_progress"
+
+
+class Manifest:
+    """A finished directory: its layout and its shards in order."""
+
+    def __init__(self, layout: Layout, shards: tuple[ShardFile, ...]) -> None:
+        self.layout = layout
+        self.shards = shards
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Reads ``_manifest.json``.
+
+        Raises:
+            StoreError: there is none, or it has a newer schema.
+            CorruptError: it was altered.
+        """
+        path = folder / MANIFEST
+        try:
+            stored = read_sealed(path)
+        except OSError as error:
+            raise StoreError(_no_manifest(folder)) from error
+        layout = Layout.from_json(stored, path)
+        records = [ShardRecord.from_json(shard) for shard in stored["shards"]]
+        return cls(layout, tuple(ShardFile(folder / record.name, record) for record in records))
+
+
+def _no_manifest(folder: Path) -> str:
+    if not folder.is_dir():
+        return f"{folder}: no such directory of features"
+    progress = folder / PROGRESS
+    if progress.is_dir():
+        done = len(list(progress.glob("part-*.json")))
+        return f"{folder}: the extraction is unfinished, {done} shards are written; run it again to go on"
+    return f"{folder}: holds no features, for it has no {MANIFEST}"
+
+
+class Run:
+    """The right to write to a directory, and what is written there so far.
+
+    Args:
+        folder: made if it does not exist.
+        settings: what the features depend on. A directory that was begun with others is refused.
+
+    Raises:
+        InUseError: another run writes to it.
+        MismatchError: it was begun with other settings.
+        StoreError: it cannot be written, or holds Parquet files of another origin.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is when read back
+        self.layout: Layout | None = None
+        self.shard_batches = 0
+        self.finished = False
+        self.done: dict[int, ShardRecord] = {}
+        self._progress = folder / PROGRESS
+        self._lock = WriterLock(self._progress / "lock")
+
+    def __enter__(self) -> Self:
+        if (self.folder / MANIFEST).is_file() and not self._progress.exists():
+            self._resume_finished()  # a finished directory may be read-only
+            return self
+        self._lock.__enter__()
+        try:
+            if (self.folder / MANIFEST).is_file():
+                self._resume_finished()
+                self._clear()
+            elif (self._progress / "run.json").is_file():
+                self._resume()
+            elif next(self.folder.glob("part-*.parquet"), None) is not None:
+                raise StoreError(
+                    f"{self.folder}: holds part-*.parquet of another origin; wanted an empty or new directory"
+                )
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.__exit__(kind, error, trace)
+
+    def begin(self, layout: Layout, shard_batches: int) -> None:
+        """Fixes the layout and how many batches make a shard, or checks that they are as in the run that went before.
+
+        Raises:
+            MismatchError: the run that went before had another layout.
+        """
+        if self.layout is None:
+            content = {**layout.to_json(), "shard_batches": shard_batches}
+            write_sealed(self._progress / "run.json", content, self._progress)
+            self.layout, self.shard_batches = layout, shard_batches
+        elif self.layout.to_json() != layout.to_json():
+            raise MismatchError(_differs(self.folder, self.layout.to_json(), layout.to_json()))
+
+    def gaps(self) -> Iterator[tuple[int, int | None]]:
+        """Ranges of shards to write, in order; the last is open: as many as there are samples for."""
+        after = max(self.done, default=-1) + 1
+        missing = [i for i in range(after) if i not in self.done]
+        for i in missing:
+            yield i, i + 1
+        yield after, None
+
+    def rows_before(self, shard: int) -> int:
+        """Samples in the shards before this one, which are all written."""
+        return sum(self.done[i].rows for i in range(shard))
+
+    def commit(self, shard: int, block: Block) -> None:
+        """Writes a shard; when this returns it is on the disk.
+
+        Raises:
+            StoreError: no room, or the disk refuses.
+        """
+        assert self.layout is not None
+        encoded = self.layout.encode(block)
+        name = _shard_name(shard)
+        record = ShardRecord(name, len(block), int(block.flagged.sum()), len(encoded), Checksums.of(encoded))
+        write_atomically(self.folder / name, encoded, self._progress)
+        write_sealed(self._record_path(shard), record.to_json(), self._progress)
+        self.done[shard] = record
+
+    def finish(self) -> None:
+        """Writes the manifest and removes what only an unfinished run needs."""
+        assert self.layout is not None
+        shards = [self.done[i].to_json() for i in range(len(self.done))]
+        manifest = {
+            **self.layout.to_json(),
+            "samples": sum(record.rows for record in self.done.values()),
+            "flagged": sum(record.flagged for record in self.done.values()),
+            "shards": shards,
+        }
+        write_sealed(self.folder / MANIFEST, manifest, self._progress)
+        self._clear()
+        self.finished = True
+
+    def _resume_finished(self) -> None:
+        self._refuse_others(Manifest.read(self.folder).layout)
+        self.finished = True
+
+    def _resume(self) -> None:
+        stored = read_sealed(self._progress / "run.json")
+        layout = Layout.from_json(stored, self.folder)
+        self._refuse_others(layout)
+        self.layout, self.shard_batches = layout, stored["shard_batches"]
+        for path in self._progress.glob("part-*.json"):
+            record = ShardRecord.from_json(read_sealed(path))
+            try:
+                ShardFile(self.folder / record.name, record).verify()
+            except CorruptError:  # lost or damaged since; it is written again
+                path.unlink()
+            else:
+                self.done[int(path.stem.removeprefix("part-"))] = record
+
+    def _refuse_others(self, layout: Layout) -> None:
+        if layout.settings != self.settings:
+            raise MismatchError(_differs(self.folder, layout.settings, self.settings))
+
+    def _clear(self) -> None:
+        # The lock goes last: while it is there, no other run believes the directory free.
+        for path in sorted(self._progress.iterdir(), key=lambda path: path.name == "lock"):
+            path.unlink()
+        try:
+            self._progress.rmdir()
+        except OSError as error:
+            if (
+                error.errno != errno.ENOTEMPTY
+            ):  # the next run has made its lock there already, and will clear it
+                raise
+        sync_folder(self.folder)
+
+    def _record_path(self, shard: int) -> Path:
+        return self._progress / (Path(_shard_name(shard)).stem + ".json")
+
+
+def differences(stored: Any, given: Any, name: str = "") -> Iterable[str]:
+    """Says each value in which two JSON-able structures differ, by its dotted name."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        for key in sorted({*stored, *given}):
+            yield from differences(stored.get(key), given.get(key), f"{name}.{key}" if name else key)
+    elif stored != given:
+        yield f"{name} was {_short(stored)}, is {_short(given)}"
+
+
+def _differs(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> str:
+    what = "; ".join(differences(stored, given))
+    return f"{folder}: was begun with other settings: {what}; wanted the same, or another directory"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _shard_name(shard: int) -> str:
+    return f"part-{shard:05d}.parquet"
