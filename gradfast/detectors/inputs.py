@@ -1,0 +1,129 @@
+"""What a detector is given: matrices of squared norms or logits, and the schema that says which features they
+are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradfast.errors import InputError
+
+__all__ = ["FeatureSchema", "logit_matrix", "norm_matrix", "schema_of", "usable_rows"]
+
+# The settings of an extraction that change what its numbers mean.
+_COMPARED_SETTINGS = ("model_fingerprint", "contrast", "loss", "classes")
+
+
+@dataclass(frozen=True)
+class FeatureSchema:
+    """Which features a detector knows: `rows` contrast rows by `columns` layers, and where they came from.
+
+    `layers` holds the parameters' names (empty for plain arrays, which carry none), `settings` those of the
+    extraction.
+    """
+
+    rows: int
+    columns: int
+    layers: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def require(self, other: FeatureSchema, argument: str) -> None:
+        """Raises `InputError` naming what differs in `other`; what either does not know is not compared."""
+        differing = []
+        if (self.rows, self.columns) != (other.rows, other.columns):
+            differing.append(
+                f"got {other.rows} contrast rows x {other.columns} layers, wanted {self.rows} x {self.columns}"
+            )
+        elif self.layers and other.layers and self.layers != other.layers:
+            at, (got, wanted) = next(
+                (i, pair)
+                for i, pair in enumerate(zip(other.layers, self.layers, strict=True))
+                if pair[0] != pair[1]
+            )
+            differing.append(f"layer {at} is {got!r}, wanted {wanted!r}")
+        differing += [
+            f"{key.replace('_', ' ')} is {other.settings[key]!r}, wanted {self.settings[key]!r}"
+            for key in _COMPARED_SETTINGS
+            if key in self.settings and key in other.settings and self.settings[key] != other.settings[key]
+        ]
+        if differing:
+            raise InputError(
+                f"{argument}: not the features that the detector was fitted to: " + "; ".join(differing)
+            )
+
+
+def schema_of(features: Any) -> FeatureSchema:
+    """Schema of `Features`, `GradNorms`, or an array [n, d] or [n, C, L]."""
+    values = _values_of(features)
+    shape = tuple(values.shape) if hasattr(values, "shape") else np.shape(values)
+    if len(shape) not in (2, 3):
+        raise InputError(f"features: got shape {list(shape)}, wanted [n, d] or [n, contrast rows, layers]")
+    settings = getattr(features, "settings", None) or {}
+    return FeatureSchema(
+        rows=int(shape[1]) if len(shape) == 3 else 1,
+        columns=int(shape[-1]),
+        layers=tuple(getattr(features, "layers", ())),
+        settings={key: settings[key] for key in _COMPARED_SETTINGS if key in settings},
+    )
+
+
+def norm_matrix(features: Any, argument: str = "features") -> NDArray[np.float64]:
+    """Squared norms [n, C * L] float64 of `Features`, `GradNorms` or an array [n, d] or [n, C, L]."""
+    values = _as_float64(_values_of(features))
+    if values.ndim not in (2, 3):
+        raise InputError(
+            f"{argument}: got shape {list(values.shape)}, wanted [n, d] or [n, contrast rows, layers]"
+        )
+    flat = values.reshape(len(values), -1)
+    if np.any(flat < 0):
+        raise InputError(f"{argument}: holds negative values, wanted squared norms")
+    return flat
+
+
+def logit_matrix(features: Any, argument: str = "features") -> NDArray[np.float64]:
+    """Logits [n, K] float64 of `Features`, `GradNorms`, or an array [n, K]; NaN is kept."""
+    logits = features if _is_array(features) else getattr(features, "logits", None)
+    if logits is None:
+        raise InputError(f"{argument}: got features without logits, wanted logits [n, K]")
+    values = _as_float64(logits)
+    if values.ndim != 2 or values.shape[1] < 2:
+        raise InputError(f"{argument}: got logits of shape {list(values.shape)}, wanted [n, K] with K >= 2")
+    return values
+
+
+def usable_rows(matrix: NDArray[np.float64], argument: str) -> NDArray[np.float64]:
+    """The rows without NaN or infinity; warns of those left out, raises `InputError` if none is left."""
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.any():
+        raise InputError(
+            f"{argument}: got {len(matrix)} samples of which none is finite, wanted some to fit to"
+        )
+    if not finite.all():
+        left_out = int((~finite).sum())
+        warnings.warn(
+            f"{argument}: {left_out} of {len(matrix)} samples are not finite and are left out of the fit",
+            stacklevel=3,
+        )
+    return matrix[finite]
+
+
+def _values_of(features: Any) -> Any:
+    # A tensor is an array here, although it has an attribute `values` too (a method, for sparse ones).
+    return features if _is_array(features) else getattr(features, "values", features)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or hasattr(value, "detach") or isinstance(value, (list, tuple))
+
+
+def _as_float64(values: Any) -> NDArray[np.float64]:
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.double() if values.is_floating_point() else values
+    return np.asarray(values, dtype=np.float64)

@@ -1,0 +1,132 @@
+"""Detectors on disk: `detector.json` (readable metadata) and `classifier.skops`. Loading runs no code from
+the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import sklearn
+import skops.io
+
+from gradfast.detectors.inputs import FeatureSchema
+from gradfast.errors import GradfastError, InputError
+from gradfast.version import __version__
+
+__all__ = ["DetectorFileError", "load_state", "save_state"]
+
+FORMAT = 1
+_METADATA, _CLASSIFIER = "detector.json", "classifier.skops"
+
+# Beyond the public types of scikit-learn, NumPy and SciPy, which skops trusts by itself: ours, and the plain
+# data holders inside scikit-learn's multilayer perceptron, trees and gradient boosting.
+_TRUSTED = (
+    "gradfast.detectors.classifier.NormClassifier",
+    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
+    "sklearn.tree._tree.Tree",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+)
+
+
+class DetectorFileError(GradfastError):
+    """A saved detector is missing, damaged, of another kind, or holds types that are not trusted."""
+
+
+def save_state(
+    directory: Path,
+    kind: str,
+    state: Mapping[str, Any],
+    schema: FeatureSchema,
+    classifier: Any,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Writes all files to a temporary directory beside `directory`, then renames: never half a detector."""
+    if directory.exists() and not overwrite:
+        what = "a saved detector" if (directory / _METADATA).exists() else "something else"
+        raise InputError(f"directory: {directory} already holds {what}; choose another or pass overwrite")
+    if directory.exists() and not (directory / _METADATA).is_file():
+        raise InputError(f"directory: {directory} exists and holds no detector, so it is not overwritten")
+    payload = skops.io.dumps(classifier)
+    metadata = {
+        "format": FORMAT,
+        "kind": kind,
+        **state,
+        "schema": asdict(schema),
+        "classifier_sha256": hashlib.sha256(payload).hexdigest(),
+        "versions": {
+            "gradfast": __version__,
+            "scikit-learn": sklearn.__version__,
+            "skops": skops.__version__,
+        },
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        (scratch / _CLASSIFIER).write_bytes(payload)
+        (scratch / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        scratch.chmod(0o777 & ~_umask())
+        if directory.exists():
+            shutil.rmtree(directory)
+        scratch.replace(directory)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return directory
+
+
+def load_state(
+    directory: Path, kind: str, trusted: Sequence[str]
+) -> tuple[dict[str, Any], FeatureSchema, Any]:
+    """Metadata, schema and classifier written by `save_state`; raises `DetectorFileError`."""
+    try:
+        metadata = json.loads((directory / _METADATA).read_text(encoding="utf-8"))
+        payload = (directory / _CLASSIFIER).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DetectorFileError(
+            f"directory: {directory} holds no saved detector ({error.strerror})"
+        ) from error
+    except ValueError as error:
+        raise DetectorFileError(f"{directory / _METADATA}: not valid JSON ({error})") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        found = metadata.get("format") if isinstance(metadata, dict) else None
+        raise DetectorFileError(
+            f"{directory / _METADATA}: got format {found}, this version reads format {FORMAT}"
+        )
+    if metadata["kind"] != kind:
+        raise DetectorFileError(f"directory: {directory} holds a {metadata['kind']} detector, wanted {kind}")
+    if hashlib.sha256(payload).hexdigest() != metadata["classifier_sha256"]:
+        raise DetectorFileError(
+            f"{directory / _CLASSIFIER}: damaged (its checksum is not that of {_METADATA})"
+        )
+    saved_with = metadata["versions"]["scikit-learn"]
+    if saved_with != sklearn.__version__:
+        warnings.warn(
+            f"{directory}: saved with scikit-learn {saved_with}, loaded with {sklearn.__version__}; fit it again if it fails",
+            stacklevel=3,
+        )
+    allowed = {*_TRUSTED, *trusted}
+    unknown = sorted(set(skops.io.get_untrusted_types(data=payload)) - allowed)
+    if unknown:
+        raise DetectorFileError(
+            f"{directory / _CLASSIFIER}: holds types that are not trusted: {', '.join(unknown)};"
+            " if you know them to be safe, name them in trusted"
+        )
+    schema = dict(metadata["schema"])
+    schema["layers"] = tuple(schema["layers"])
+    return metadata, FeatureSchema(**schema), skops.io.loads(payload, trusted=sorted(allowed))
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
