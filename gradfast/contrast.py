@@ -254,8 +254,9 @@ def _parse_targets(contrast: ContrastLike) -> Tensor:
     targets = contrast.detach()
     if not targets.is_floating_point():
         targets = targets.to(torch.get_default_dtype())
-    if not bool(targets.isfinite().all()):
+    broken = int((~targets.isfinite()).sum())
+    if broken:
         raise InputError(
-            f"contrast: got {describe(contrast)} with {int((~targets.isfinite()).sum())} values that are NaN or infinite"
+            f"contrast: got {describe(contrast)} with {broken} values that are NaN or infinite; wanted finite targets"
         )
     return targets
