@@ -26,4 +26,9 @@ TORCH_LIBRARY(gradfast, m) {
     m.def("embedding_sqnorm(Tensor indices, Tensor g, SymInt padding_idx=-1) -> Tensor");
     m.def("embedding_dot(Tensor indices, Tensor g, Tensor ref, SymInt padding_idx=-1) -> Tensor");
     m.def("embedding_gram(Tensor indices, Tensor g, SymInt padding_idx=-1) -> Tensor");
+
+    // Fused steps of the backward plan.
+    m.def(
+        "gate_backward(Tensor g, Tensor? gate, bool multiply, Tensor[] xs, Tensor[] means, Tensor[] rstds, "
+        "Tensor[] factors, bool plain) -> (Tensor, Tensor, Tensor[])");
 }

@@ -33,6 +33,7 @@ __all__ = [
     "embedding_dot",
     "embedding_gram",
     "embedding_sqnorm",
+    "gate_backward",
     "linear_dot",
     "linear_gram",
     "linear_sqnorm",
@@ -315,6 +316,40 @@ def _same(name: str, got: int, wanted: int, what: str) -> None:
     torch._check(got == wanted, lambda: f"{name} has {got} {what}; wanted {wanted}")
 
 
+def gate_backward(
+    g: Tensor,
+    gate: Tensor | None,
+    multiply: bool,
+    xs: Sequence[Tensor],
+    means: Sequence[Tensor],
+    rstds: Sequence[Tensor],
+    factors: Sequence[Tensor] = (),
+    plain: bool = True,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """One pass over the cotangents behind an activation: its gate, and all that the affine layers before it need.
+
+    With `v = g * gate`, or `v = g` where the gate is positive and 0 elsewhere, or `v = g` without a gate.
+
+    Args:
+        g: cotangents [C, B, T, O]; not float16.
+        gate: what the activation does to each position [B, T, O], shared by all rows.
+        multiply: whether the gate is a factor.
+        xs: up to two inputs of normalizations [B, T, O].
+        means: their means [O].
+        rstds: their reciprocal standard deviations [O].
+        factors: for each normalization, what scales the cotangent on its way to its input [O]; or empty.
+        plain: whether v itself is wanted.
+
+    Returns:
+        v [C, B, T, O], or an empty tensor; sums over T of v and of `v * (x - mean) * rstd` for each x, stacked
+        [1 + n, C, B, O]; and v * factor [C, B, T, O] for each factor.
+    """
+    return cast(
+        tuple[Tensor, Tensor, list[Tensor]],
+        _ops.gate_backward(g, gate, multiply, xs, means, rstds, factors, plain),
+    )
+
+
 def _linear_samples(x: Tensor, g: Tensor, *_: object) -> int:
     _same("x", x.dim(), 3, "dimensions")
     _same("g", g.dim(), 4, "dimensions")
@@ -380,3 +415,24 @@ _register_fakes("conv", _conv_samples, cotangent=1, frames=8)
 _register_fakes("bias", _bias_samples, cotangent=0)
 _register_fakes("affine", _affine_samples, cotangent=1)
 _register_fakes("embedding", _embedding_samples, cotangent=1)
+
+
+def _fake_gate_backward(
+    g: Tensor,
+    gate: Tensor | None,
+    multiply: bool,
+    xs: Sequence[Tensor],
+    means: Sequence[Tensor],
+    rstds: Sequence[Tensor],
+    factors: Sequence[Tensor],
+    plain: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    _same("g", g.dim(), 4, "dimensions")
+    dense = torch.empty_like(g, memory_format=torch.contiguous_format)
+    rows, batch, _, channels = g.shape
+    dtype = torch.float64 if g.dtype == torch.float64 else torch.float32
+    sums = g.new_empty((1 + len(xs), rows, batch, channels), dtype=dtype)
+    return (dense if plain else g.new_empty(0)), sums, [torch.empty_like(dense) for _ in factors]
+
+
+torch.library.register_fake("gradfast::gate_backward", _fake_gate_backward)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
+from gradfast.engine import fusion
 from gradfast.engine.carrier import Carrier, reduce_to
-from gradfast.engine.plan import Action, Plan
-from gradfast.record import Graph, Node
-from gradfast.rules import Use, rule_for
+from gradfast.engine.plan import Action, Plan, Taker
+from gradfast.record import Graph
+from gradfast.rules import rule_for
 from gradfast.rules.uses import DenseUse
-
-Taker = Callable[[Node, int, Use], None]
 
 
 def sweep(graph: Graph, plan: Plan, cotangents: Tensor, take: Taker) -> None:
@@ -22,6 +19,9 @@ def sweep(graph: Graph, plan: Plan, cotangents: Tensor, take: Taker) -> None:
         actions = plan.actions.get(node.order)
         grads = carrier.take(node) if actions else None
         if actions is None or grads is None:
+            continue
+        fused = plan.fusions.get(node.order)
+        if fused and grads[0] is not None and fusion.run(fused, graph, plan, node, grads[0], carrier, take):
             continue
         rule = rule_for(node.name)
         dense = [a is Action.DENSE and plan.batch == 1 for a in actions]

@@ -16,7 +16,7 @@ class Carrier:
 
     def __init__(self, node: Node, output: int, cotangent: Tensor) -> None:
         self._waiting: dict[int, list[Tensor | None]] = {}
-        self._add(node, output, cotangent)
+        self.add(node, output, cotangent)
 
     def take(self, node: Node) -> list[Tensor | None] | None:
         """The cotangents of the node's outputs, which are then no longer held; None where none arrived."""
@@ -29,9 +29,10 @@ class Carrier:
         out = rule_for(node.name).carry(node, grads, needs)
         for need, edge, g in zip(needs, node.edges, out, strict=False):
             if need and edge is not None and g is not None:
-                self._add(*edge, g)
+                self.add(*edge, g)
 
-    def _add(self, node: Node, output: int, g: Tensor) -> None:
+    def add(self, node: Node, output: int, g: Tensor) -> None:
+        """One more cotangent [R, *shape] for an output of a node."""
         g = reduce_to(g, node.shapes[output]).to(node.dtypes[output])
         waiting = self._waiting.setdefault(node.order, [None] * len(node.shapes))
         before = waiting[output]

@@ -54,11 +54,8 @@ def _saved_bytes(graph: Graph) -> int:
         for name in dir(node.fn):
             if name.startswith("_saved_") and not name.endswith(("_sizes", "_strides", "_opt")):
                 value = getattr(node.fn, name)
-                if (
-                    (isinstance(value, Tensor)
-                    and not value.is_leaf)
-                    or (isinstance(value, Tensor)
-                    and not value.requires_grad)
+                if (isinstance(value, Tensor) and not value.is_leaf) or (
+                    isinstance(value, Tensor) and not value.requires_grad
                 ):
                     storage = value.untyped_storage()
                     seen[storage.data_ptr()] = storage.nbytes()

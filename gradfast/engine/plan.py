@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-import torch
-from torch import Tensor
+from gradfast.record import Layout, Node
+from gradfast.rules import Use
 
-from gradfast.engine.carrier import Carrier
-from gradfast.record import Graph, Layout, Node
-from gradfast.record.layout import find, sample_codes
-from gradfast.rules import rule_for
+# Gets the node and output of each tensor used, and its use.
+Taker = Callable[[Node, int, Use], None]
 
 
 class Action(Enum):
@@ -19,6 +18,17 @@ class Action(Enum):
     CARRY = "carry"  # hand the cotangent on
     USE = "use"  # a parameter (or a tensor made of parameters) enters here, in closed form
     DENSE = "dense"  # it enters in a way in which the samples of a batch cannot be told apart
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """One pass over the cotangents for several nodes, by order number (see engine.fusion).
+
+    ``norms`` are the BatchNorms behind the node that it starts at, ``plain`` the operands that take the gated cotangent.
+    """
+
+    norms: tuple[int, ...]
+    plain: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass
@@ -36,62 +46,4 @@ class Plan:
     uses: dict[str, int] = field(default_factory=dict)
     unserved: set[str] = field(default_factory=set)
     decided: bool = True
-
-
-def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
-    """Decide every operand, and find the sample's digit wherever a parameter is used.
-
-    The digits are read off a probe: a few random cotangents, each with only some of the samples in it (layout.sample_codes),
-    carried through the graph once. A batch of one needs no probe.
-    """
-    plan = Plan(batch)
-    carrier: Carrier | None = None
-    codes = sample_codes(batch, logits.device)
-    if batch > 1:
-        carrier = Carrier(graph.root, graph.root_output, _probe(logits, codes))
-    for node in graph.nodes:
-        if not node.wanted or node.parameter is not None:
-            continue
-        grads = carrier.take(node) if carrier else None
-        layout: Layout | None = None
-        if carrier is None:
-            layout = Layout(0, node.shape[0] if node.shape else 1)
-        elif grads is None:
-            continue
-        elif grads[0] is not None and any(e and e[0].wanted and not e[0].from_input for e in node.edges):
-            layout, decided = find(grads[0], batch, codes)
-            plan.decided &= decided
-        if layout is not None:
-            plan.layouts[node.order] = layout
-        actions = tuple(_decide(node, i, layout, batch) for i in range(len(node.edges)))
-        plan.actions[node.order] = actions
-        for action, edge in zip(actions, node.edges, strict=True):
-            if edge is None or action not in (Action.USE, Action.DENSE):
-                continue
-            for name in edge[0].wanted:
-                plan.uses[name] = plan.uses.get(name, 0) + 1
-            if action is Action.DENSE and batch > 1:
-                plan.unserved |= edge[0].wanted
-        if carrier is not None and grads is not None:
-            carrier.carry(node, grads, [a is Action.CARRY for a in actions])
-    return plan
-
-
-def _probe(logits: Tensor, codes: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn((codes.shape[0], *logits.shape), generator=generator).to(logits)
-    return torch.where(codes[:, :, None], probe, probe.new_zeros(()))
-
-
-def _decide(node: Node, edge: int, layout: Layout | None, batch: int) -> Action:
-    target = node.edges[edge]
-    if target is None or not target[0].wanted:
-        return Action.SKIP
-    if target[0].from_input:
-        return Action.CARRY
-    if layout is None:
-        return Action.DENSE
-    rule = rule_for(node.name)
-    if batch > 1 and rule.keeps_samples(node, edge, layout):
-        return Action.CARRY if target[0].parameter is None else Action.DENSE
-    return Action.USE if rule.serves(node, edge, layout, batch) else Action.DENSE
+    fusions: dict[int, Fusion] = field(default_factory=dict)

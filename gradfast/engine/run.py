@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gradfast.engine import chunks
 from gradfast.engine.backward import sweep
 from gradfast.engine.collect import Collector, Metric
-from gradfast.engine.plan import Plan, make_plan
+from gradfast.engine.decide import make_plan
+from gradfast.engine.plan import Plan
 from gradfast.engine.session import Session
 from gradfast.errors import FallbackWarning, ModelError
 from gradfast.inputs import Inputs

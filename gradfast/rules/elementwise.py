@@ -116,11 +116,43 @@ class Where(Elementwise):
         return condition if edge == 0 else condition.logical_not()
 
 
-@register("ReluBackward0")
-class Relu(Rule):
+class Gate(Rule, ABC):
+    """An activation y = f(x), position by position: the cotangent meets a factor that all rows share."""
+
+    @abstractmethod
+    def gate(self, node: Node) -> tuple[Tensor, bool]:
+        """The gate, of the output's shape, and how it acts: True, as a factor; False, open where it is positive."""
+
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        gate, multiply = self.gate(node)
         g = single(grads)
-        return [torch.ops.aten.threshold_backward(g, node.saved("result").unsqueeze(0).expand_as(g), 0)]
+        return [g * gate if multiply else torch.ops.aten.threshold_backward(g, gate.expand_as(g), 0)]
+
+
+@register("ReluBackward0")
+class Relu(Gate):
+    def gate(self, node: Node) -> tuple[Tensor, bool]:
+        return node.tensor("result"), False
+
+
+@register(
+    "GeluBackward0", "SiluBackward0", "HardswishBackward0", "HardsigmoidBackward0", "HardtanhBackward0", "SigmoidBackward0",
+    "TanhBackward0", "LeakyReluBackward0", "EluBackward0", "SoftplusBackward0", "MishBackward0", "LogSigmoidBackward0",
+)  # fmt: skip
+class Activation(Gate):
+    """f'(x) is what autograd's formula gives for a cotangent of ones; taken once, not row by row."""
+
+    def gate(self, node: Node) -> tuple[Tensor, bool]:
+        like = next(
+            (getattr(node.fn, n) for n in ("_saved_self", "_saved_result") if hasattr(node.fn, n)), None
+        )
+        ones = (
+            torch.ones_like(like)
+            if isinstance(like, Tensor)
+            else torch.ones(node.shape, dtype=node.dtypes[0])
+        )
+        derivative = node.fn(ones)
+        return (derivative[0] if isinstance(derivative, tuple) else derivative), True
 
 
 @register("PreluKernelBackward0")

@@ -1,0 +1,133 @@
+"""Fused steps: an activation, the residual sum before it and the BatchNorms before that, in one pass over the cotangents.
+
+In ``relu(bn(conv(x)) + shortcut)`` the cotangent is gated by the activation, handed to the shortcut, scaled for the convolution,
+and summed over the positions for BatchNorm's bias and weight. Plain rules read it from memory for each of these.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gradfast import ops
+from gradfast.engine.carrier import Carrier
+from gradfast.engine.plan import Action, Fusion, Plan, Taker
+from gradfast.record import Graph, Node
+from gradfast.rules import rule_for
+from gradfast.rules.elementwise import Gate
+from gradfast.rules.normalization import BatchNorm
+from gradfast.rules.uses import BiasUse
+
+MOST_NORMS = 2  # of the kernel
+
+
+def find(graph: Graph, actions: Mapping[int, tuple[Action, ...]]) -> dict[int, Fusion]:
+    """The fused steps of a graph, by the order number of the node that they start at."""
+    consumers = Counter(
+        edge[0].order
+        for node in graph.nodes
+        for action, edge in zip(actions.get(node.order, ()), node.edges, strict=False)
+        if action is Action.CARRY and edge is not None
+    )
+
+    def fusible(node: Node) -> bool:
+        return (
+            node.name == "NativeBatchNormBackward0"
+            and consumers[node.order] == 1
+            and not BatchNorm.uses_batch_statistics(node)
+            and Action.DENSE not in actions.get(node.order, ())
+        )
+
+    found: dict[int, Fusion] = {}
+    taken: set[int] = set()
+    for node in graph.nodes:
+        if node.order not in actions or node.order in taken:
+            continue
+        if fusible(node):
+            found[node.order] = Fusion((node.order,))
+        if not isinstance(rule_for(node.name), Gate) or node.edges[0] is None:
+            continue
+        behind, _ = node.edges[0]
+        if fusible(behind):
+            fusion = Fusion((behind.order,))
+        elif _is_plain_sum(behind, actions) and consumers[behind.order] == 1:
+            operands = [(e[0], e[1]) for e in behind.edges if e is not None and e[0].wanted]
+            norms = [n.order for n, _ in operands if fusible(n)][:MOST_NORMS]
+            fusion = Fusion(tuple(norms), tuple((n.order, i) for n, i in operands if n.order not in norms))
+        else:
+            continue
+        if fusion.norms:
+            found[node.order] = fusion
+            taken |= {behind.order, *fusion.norms}
+    return found
+
+
+def _is_plain_sum(node: Node, actions: Mapping[int, tuple[Action, ...]]) -> bool:
+    """A residual sum, a + b of equal shapes, no parameter among them."""
+    return (
+        node.name == "AddBackward0"
+        and float(node.saved("alpha")) == 1.0
+        and set(actions.get(node.order, ())) <= {Action.CARRY, Action.SKIP}
+        and all(e is None or e[0].shapes[e[1]] == node.shape for e in node.edges)
+    )
+
+
+def run(
+    fusion: Fusion, graph: Graph, plan: Plan, head: Node, g: Tensor, carrier: Carrier, take: Taker
+) -> bool:
+    """Do the fused step at ``head``, whose cotangent is g [R, N, O, *]; False, and nothing done, where memory is laid out otherwise."""
+    norms = [graph.nodes[i] for i in fusion.norms]
+    rule = rule_for(head.name)
+    gate, multiply = rule.gate(head) if isinstance(rule, Gate) else (None, True)
+    rows = channels_last(g, 2)
+    gates = None if gate is None else channels_last(gate, 1)
+    inputs = [channels_last(n.tensor("input"), 1) for n in norms]
+    if (
+        g.device.type != "cpu"
+        or g.dtype is torch.float16
+        or rows is None
+        or (gate is not None and gates is None)
+    ):
+        return False
+    xs = [x for x in inputs if x is not None]
+    if len(xs) < len(inputs) or any(x.dtype != g.dtype for x in xs):
+        return False
+
+    rstds = [torch.rsqrt(n.tensor("running_var") + n.saved("eps")) for n in norms]
+    weights = [n.saved("weight") for n in norms]
+    factors = [r if w is None else r * w for r, w in zip(rstds, weights, strict=True)]
+    means = [n.tensor("running_mean") for n in norms]
+    plain, sums, scaled = ops.gate_backward(
+        rows, gates, multiply, xs, means, rstds, factors, bool(fusion.plain)
+    )
+    for order, output in fusion.plain:
+        carrier.add(graph.nodes[order], output, _as_shape(plain, g))
+    for k, norm in enumerate(norms):
+        actions = plan.actions[norm.order]
+        for edge_number, total in ((1, sums[1 + k]), (2, sums[0])):
+            edge = norm.edges[edge_number]
+            if edge is not None and actions[edge_number] is Action.USE:
+                parts = plan.layouts[norm.order].split(total, plan.batch, 1)  # [R, B, F, O]
+                take(*edge, BiasUse(parts.movedim(3, 2), (total.shape[2],)))
+        edge = norm.edges[0]
+        if edge is not None and actions[0] is Action.CARRY:
+            carrier.add(*edge, _as_shape(scaled[k], g))
+    return True
+
+
+def channels_last(t: Tensor, channel: int) -> Tensor | None:
+    """[..., O, *] as [..., positions, O], if that is how it lies in memory; else None."""
+    t = t.unsqueeze(-1) if t.dim() == channel + 1 else t
+    moved = t.movedim(channel, -1)
+    if not moved.is_contiguous():
+        return None
+    return moved.flatten(channel, -2)
+
+
+def _as_shape(t: Tensor, like: Tensor) -> Tensor:
+    """[R, N, positions, O] as [R, N, O, *] of ``like``."""
+    t = t.movedim(3, 2)
+    return t.reshape(like.shape) if like.dim() == 3 else t.unflatten(3, like.shape[3:])
