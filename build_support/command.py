@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from sysconfig import get_platform
 
 import torch
 from setuptools import Extension
@@ -23,12 +24,15 @@ def relative(pattern: str) -> list[str]:
 class BuildExt(BuildExtension):
     """Builds gradfast._C with ninja, incrementally, and reports a failure in one line."""
 
+    build_temp: str | None
+
     def finalize_options(self) -> None:
+        if self.build_temp is None:
+            # pip would build an editable install in a fresh temporary folder: nothing would ever be reused.
+            self.build_temp = str(ROOT / "build" / f"temp.{get_platform()}-{sys.implementation.cache_tag}")
         super().finalize_options()
         # ninja alone knows what is stale: setuptools would miss a header or a source that went away.
         self.force = True
-        # pip would build an editable install in a fresh temporary folder: nothing would ever be reused.
-        self.build_temp = str(ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}")
 
     def run(self) -> None:
         preflight.require_ninja()
@@ -56,7 +60,7 @@ class BuildExt(BuildExtension):
         return list(
             self.compiler.compile(
                 sources,
-                output_dir=str(Path(self.build_temp) / isa.name),
+                output_dir=f"{self.build_temp}/{isa.name}",
                 macros=[*ext.define_macros, ("GRADFAST_ARCH", isa.name)],
                 include_dirs=ext.include_dirs,
                 extra_postargs=[*cxx, *flags.SIMD, *isa.flags],

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
-_REBUILD = "pip install --no-build-isolation -e . (in the checkout), or pip install --no-build-isolation gradfast"
+_REBUILD = (
+    "pip install --no-build-isolation -e . (in the checkout), or pip install --no-build-isolation gradfast"
+)
 _MARKER = re.compile(rb"gradfast-built-for-torch=([^\0]+)\0")
 
 

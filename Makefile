@@ -1,0 +1,73 @@
+# Every target sets up what it needs: a virtual environment in .venv, the dependencies and the compiled extension.
+#
+#   make demo      the demonstration, on images that come with the dependencies
+#   make test      the tests, but for those marked slow (make test-all: every one)
+#   make cpp-test  the C++ unit tests, with CMake and ctest
+#   make lint      ruff, mypy and clang-format
+#   make bench     the benchmarks
+#
+# PYTHON=python3.12 chooses the interpreter, PIP_TORCH="torch==2.9.1 torchvision==0.24.1" the torch, MAX_JOBS=1 the
+# number of compilers at a time, PYTEST_ARGS="-k conv" what pytest runs.
+PYTHON ?= python3
+VENV ?= .venv
+PIP_TORCH ?= torch torchvision
+PYTEST_ARGS ?=
+SANITIZE ?=
+
+BIN := $(VENV)/bin
+DEPENDENCIES := $(VENV)/.gradfast-dependencies
+EXTENSION := $(VENV)/.gradfast-extension
+SOURCES := $(shell find csrc build_support -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
+CMAKE_BUILD := build/cmake$(if $(SANITIZE),-sanitize)
+
+.PHONY: setup demo test test-all cpp-test lint format bench clean distclean
+
+setup: $(EXTENSION)
+
+demo: $(EXTENSION)
+	$(BIN)/gradfast demo
+
+test: $(EXTENSION)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(EXTENSION)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(EXTENSION)
+	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+
+cpp-test: $(DEPENDENCIES)
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(CMAKE_BUILD) -G Ninja \
+		-DPython3_EXECUTABLE="$(abspath $(BIN))/python" -DGRADFAST_SANITIZE=$(SANITIZE)
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(CMAKE_BUILD) $(if $(MAX_JOBS),-j $(MAX_JOBS))
+	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(CMAKE_BUILD) --output-on-failure
+
+lint: $(EXTENSION)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | \
+		xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(DEPENDENCIES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+# Build isolation would compile against a second torch, newer perhaps than the one installed.
+$(DEPENDENCIES): pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_TORCH) "setuptools>=77" wheel ninja
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	touch $@ $(EXTENSION)
+
+$(EXTENSION): $(DEPENDENCIES) $(SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -f gradfast/*.so $(EXTENSION)
+
+distclean: clean
+	rm -rf $(VENV)
