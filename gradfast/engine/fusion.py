@@ -78,38 +78,35 @@ def _is_plain_sum(node: Node, actions: Mapping[int, tuple[Action, ...]]) -> bool
 def run(
     fusion: Fusion, graph: Graph, plan: Plan, head: Node, g: Tensor, carrier: Carrier, take: Taker
 ) -> bool:
-    """Do the fused step at ``head``, whose cotangent is g [R, N, O, *]; False, and nothing done, where memory is laid out otherwise."""
+    """Do the fused step at ``head``, whose cotangent is g [R, N, O, *]; False, and nothing done, where it does not apply."""
+    if g.device.type != "cpu" or g.dtype is torch.float16:
+        return False
     norms = [graph.nodes[i] for i in fusion.norms]
     rule = rule_for(head.name)
     gate, multiply = rule.gate(head) if isinstance(rule, Gate) else (None, True)
-    rows = channels_last(g, 2)
-    gates = None if gate is None else channels_last(gate, 1)
-    inputs = [channels_last(n.tensor("input"), 1) for n in norms]
-    if (
-        g.device.type != "cpu"
-        or g.dtype is torch.float16
-        or rows is None
-        or (gate is not None and gates is None)
-    ):
-        return False
-    xs = [x for x in inputs if x is not None]
-    if len(xs) < len(inputs) or any(x.dtype != g.dtype for x in xs):
+    shared = [t for t in (*(n.tensor("input") for n in norms), gate) if t is not None]
+    if any(t.dtype != g.dtype or not _is_channels_last(t, 1) for t in shared):
         return False
 
     rstds = [torch.rsqrt(n.tensor("running_var") + n.saved("eps")) for n in norms]
     weights = [n.saved("weight") for n in norms]
-    factors = [r if w is None else r * w for r, w in zip(rstds, weights, strict=True)]
-    means = [n.tensor("running_mean") for n in norms]
     plain, sums, scaled = ops.gate_backward(
-        rows, gates, multiply, xs, means, rstds, factors, bool(fusion.plain)
+        _positions(g, 2),
+        None if gate is None else _positions(gate, 1),
+        multiply,
+        [_positions(n.tensor("input"), 1) for n in norms],
+        [n.tensor("running_mean") for n in norms],
+        rstds,
+        [r if w is None else r * w for r, w in zip(rstds, weights, strict=True)],
+        bool(fusion.plain),
     )
     for order, output in fusion.plain:
         carrier.add(graph.nodes[order], output, _as_shape(plain, g))
     for k, norm in enumerate(norms):
         actions = plan.actions[norm.order]
-        for edge_number, total in ((1, sums[1 + k]), (2, sums[0])):
-            edge = norm.edges[edge_number]
-            if edge is not None and actions[edge_number] is Action.USE:
+        for operand, total in ((1, sums[1 + k]), (2, sums[0])):
+            edge = norm.edges[operand]
+            if edge is not None and actions[operand] is Action.USE:
                 parts = plan.layouts[norm.order].split(total, plan.batch, 1)  # [R, B, F, O]
                 take(*edge, BiasUse(parts.movedim(3, 2), (total.shape[2],)))
         edge = norm.edges[0]
@@ -118,13 +115,14 @@ def run(
     return True
 
 
-def channels_last(t: Tensor, channel: int) -> Tensor | None:
-    """[..., O, *] as [..., positions, O], if that is how it lies in memory; else None."""
+def _is_channels_last(t: Tensor, channel: int) -> bool:
+    return t.movedim(channel, -1).is_contiguous()
+
+
+def _positions(t: Tensor, channel: int) -> Tensor:
+    """[..., O, *] as [..., positions, O]; copied only where it lies otherwise in memory."""
     t = t.unsqueeze(-1) if t.dim() == channel + 1 else t
-    moved = t.movedim(channel, -1)
-    if not moved.is_contiguous():
-        return None
-    return moved.flatten(channel, -2)
+    return t.movedim(channel, -1).flatten(channel, -2).contiguous()
 
 
 def _as_shape(t: Tensor, like: Tensor) -> Tensor:

@@ -5,7 +5,16 @@
 one family each. ``rule_for`` finds the rule of a recorded operation by autograd's name for it.
 """
 
-from gradfast.rules import convolution, elementwise, embedding, matmul, normalization, reshape  # noqa: F401  (they register)
+from gradfast.rules import (  # noqa: F401  (they register)
+    attention,
+    convolution,
+    elementwise,
+    embedding,
+    matmul,
+    normalization,
+    pooling,
+    reshape,
+)
 from gradfast.rules.base import Rule, rule_for
 from gradfast.rules.uses import Use
 

@@ -1,0 +1,55 @@
+"""Pooling: the rows are folded into the batch of autograd's own kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.reshape import single
+
+if TYPE_CHECKING:
+    from gradfast.record.graph import Node
+
+
+def repeated(t: Tensor, rows: int) -> Tensor:
+    """[N, ...] for each row, rows folded in: [rows * N, ...], in t's memory format."""
+    channels_last = t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last)
+    out = t.expand(rows, *t.shape).flatten(0, 1)
+    return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+
+
+@register("MaxPool2DWithIndicesBackward0")
+class MaxPool2d(Rule):
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        g, x = single(grads), node.tensor("self")
+        if x.dim() != 4:
+            return super().carry(node, grads, needs)
+        rows = g.shape[0]
+        like = x.new_empty((rows * x.shape[0], *x.shape[1:]))  # only its sizes matter
+        if x.is_contiguous(memory_format=torch.channels_last):
+            like = like.to(memory_format=torch.channels_last)
+        out = torch.ops.aten.max_pool2d_with_indices_backward(
+            g.flatten(0, 1), like, node.saved("kernel_size"), node.saved("stride"), node.saved("padding"),
+            node.saved("dilation"), node.saved("ceil_mode"), repeated(node.tensor("result1"), rows),
+        )  # fmt: skip
+        return [out.unflatten(0, (rows, -1))]
+
+
+@register("AvgPool2DBackward0")
+class AvgPool2d(Rule):
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        g, x = single(grads), node.tensor("self")
+        if x.dim() != 4:
+            return super().carry(node, grads, needs)
+        like = x.new_empty((g.shape[0] * x.shape[0], *x.shape[1:]))
+        if x.is_contiguous(memory_format=torch.channels_last):
+            like = like.to(memory_format=torch.channels_last)
+        out = torch.ops.aten.avg_pool2d_backward(
+            g.flatten(0, 1), like, node.saved("kernel_size"), node.saved("stride"), node.saved("padding"),
+            node.saved("ceil_mode"), node.saved("count_include_pad"), node.saved("divisor_override"),
+        )  # fmt: skip
+        return [out.unflatten(0, (g.shape[0], -1))]
