@@ -27,7 +27,7 @@ from gradfast.progress import SampleProgress
 from gradfast.results import GradNorms
 from gradfast.selection import parameter_aliases, select_layers
 from gradfast.store import Block, Layout, MismatchError, Run
-from gradfast.store.layout import rows_per_file
+from gradfast.store.layout import ROWS_PER_FILE
 from gradfast.store.table import MemoryPart
 from gradfast.version import __version__
 
@@ -98,7 +98,13 @@ class FeatureExtractor:
         self.device = device
 
     def extract(
-        self, source: Any, out: str | PathLike[str] | None = None, *, progress: bool = True, workers: int = 0
+        self,
+        source: Any,
+        out: str | PathLike[str] | None = None,
+        *,
+        progress: bool = True,
+        workers: int = 0,
+        rows_per_file: int = ROWS_PER_FILE,
     ) -> Features:
         """Computes the features of all samples of a source, in its order.
 
@@ -114,6 +120,8 @@ class FeatureExtractor:
             out: directory for the features, made if need be; None keeps them in memory.
             progress: show a bar with samples per second and time left.
             workers: processes that read and decode, for data sets and paths.
+            rows_per_file: samples in one file at most, which is also what a killed run may lose; rounded down to whole
+                batches. Files stay under 64 MiB in any case, unless one batch is larger.
 
         Raises:
             InputError: a source or a sample that cannot be used; an unreadable image is named.
@@ -128,27 +136,27 @@ class FeatureExtractor:
         self._check_mode()
         if self.device is not None:
             self.model.to(self.device)
+        if isinstance(rows_per_file, bool) or not isinstance(rows_per_file, int) or rows_per_file < 1:
+            raise InputError(f"rows_per_file: got {describe(rows_per_file)}; wanted an int of at least 1")
         batches = as_batches(source, self.batch_size, workers)
         if out is None:
             features = self._in_memory(batches, progress)
         else:
             folder = Path(out)
-            self._on_disk(batches, folder, progress)
+            self._on_disk(batches, folder, progress, rows_per_file)
             features = Features.load(folder)
         _report_flagged(features)
         return features
 
     def settings(self) -> dict[str, Any]:
         """What the features depend on besides the data, JSON-able."""
-        parameter = self._parameter()
+        parameter, held = self._parameter(), self._held
         return {
             "model": type(self.model).__name__,
             "model_fingerprint": fingerprint(self.model),
             "contrast": _named(self.contrast),
-            "loss": _named(self._held.loss),
-            "classes": list(self._held.classes)
-            if isinstance(self._held.classes, tuple)
-            else self._held.classes,
+            "loss": _named(held.loss),
+            "classes": list(held.classes) if isinstance(held.classes, tuple) else held.classes,
             "layers": [self.layers] if isinstance(self.layers, str) else self.layers and list(self.layers),
             "dtype": str(self.dtype or parameter.dtype).removeprefix("torch."),
             "device": parameter.device.type,
@@ -169,29 +177,31 @@ class FeatureExtractor:
             raise InputError("source: it gave no samples; wanted at least one")
         return Features([MemoryPart(Block.concat(blocks), layout.layers)], layout)
 
-    def _on_disk(self, batches: Batches, folder: Path, progress: bool) -> None:
+    def _on_disk(self, batches: Batches, folder: Path, progress: bool, rows_per_file: int) -> None:
         if batches.shuffles:
             raise InputError(
                 f"source: its order differs from run to run ({batches.shuffles}); wanted a fixed order, "
                 "for a run to go on and for the index to tell which sample it was"
             )
         settings = {**self.settings(), "source": batches.settings()}
-        with Run(folder, settings) as run, SampleProgress(batches.samples, progress) as bar:
+        with Run(folder, settings, rows_per_file) as run:
             if run.finished:
                 return
-            bar.resumed(sum(record.rows for record in run.done.values()))
-            for first, stop in run.gaps():
-                self._fill(run, batches, first, stop, bar)
+            with SampleProgress(batches.samples, progress) as bar:
+                bar.resumed(sum(record.rows for record in run.done.values()))
+                for first, stop in run.gaps():
+                    self._fill(run, batches, first, stop, bar)
             if not run.done:
                 raise InputError("source: it gave no samples; wanted at least one")
             run.finish()
 
     def _fill(self, run: Run, batches: Batches, first: int, stop: int | None, bar: SampleProgress) -> None:
         """Writes shards ``first`` up to ``stop``, or as many as there are samples for."""
-        shard, held = first, []
+        shard = first
+        held: list[Block] = []
         for block, norms in self._compute(batches, first * run.shard_batches, run.rows_before(first)):
             layout = _layout(norms, run.settings)
-            run.begin(layout, max(1, rows_per_file(layout) // len(block)))
+            run.begin(layout, len(block))
             held.append(block)
             bar.advance(len(block))
             if len(held) == run.shard_batches:

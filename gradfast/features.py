@@ -19,7 +19,7 @@ from gradfast.errors import InputError, describe
 from gradfast.selection import select_layers
 from gradfast.store import Block, Layout, Manifest, Run, ShardFile, StoreError
 from gradfast.store.block import Floats, Ints
-from gradfast.store.layout import column_of, rows_per_file
+from gradfast.store.layout import column_of, fitting_rows
 from gradfast.store.run import differences
 from gradfast.store.table import Columns, MemoryPart, Part, Table
 
@@ -290,8 +290,8 @@ class Features:
         with Run(Path(directory), self.settings) as run:
             if run.finished or run.layout is not None:
                 raise StoreError(f"{directory}: holds features already; wanted a new directory")
-            run.begin(layout, shard_batches=1)
-            rows = rows_per_file(layout)
+            rows = fitting_rows(layout)
+            run.begin(layout, rows)
             for shard, first in enumerate(range(0, max(1, len(self)), rows)):
                 run.commit(shard, self[first : first + rows]._block())
             run.finish()

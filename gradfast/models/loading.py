@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradfast.errors import InputError, describe
 
 from . import cifar_resnet
-from .weights import PathType, fill, load_state_dict
+from .weights import PathType, fill, load_state_dict, without_prefix
 
 __all__ = ["load_model"]
 
@@ -69,7 +69,7 @@ def load_model(
             raise InputError(f"num_classes: got {num_classes}; {spec} decides it itself, wanted None")
         model = _entry(scheme, name)
         if weights is not None:
-            fill(model, load_state_dict(weights), weights)
+            fill(model, without_prefix(load_state_dict(weights), model.state_dict()), weights)
     else:
         raise InputError(f"model: got {describe(spec)}{_nearest(spec, _BUNDLED)}; {_WANTED}")
     return model.to(device).eval() if device is not None else model.eval()
@@ -98,6 +98,7 @@ def _with_weights(
     factory: Factory, state: Mapping[str, Tensor], path: PathType, num_classes: int | None
 ) -> nn.Module:
     model = factory(num_classes)
+    state = without_prefix(state, model.state_dict())
     if num_classes is None:
         found = _classes_in(state, model)
         if found is not None:

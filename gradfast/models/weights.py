@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradfast.errors import InputError, describe
 
-__all__ = ["fill", "load_state_dict"]
+__all__ = ["fill", "load_state_dict", "without_prefix"]
 
 PathType = str | PathLike[str]
 
@@ -75,20 +75,17 @@ def _state_dict_in(stored: object, path: Path) -> dict[str, Tensor]:
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: PathType) -> None:
     """Loads a state dict into the model, all of it or nothing.
 
-    Names that all carry a wrapper's prefix (``module.``, ``_orig_mod.``, ``model.``) lose it first.
-
     Raises:
         InputError: names are missing or unknown, or shapes differ; the message counts and shows them.
     """
     own = model.state_dict()
-    state = _without_prefix(state, own)
     # BatchNorm's counter matters in training only; older files and converters leave it out.
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     unknown = [name for name in state if name not in own]
     shapes = [
-        f"{name} {list(value.shape)} for {list(own[name].shape)}"
-        for name, value in state.items()
-        if name in own and value.shape != own[name].shape
+        f"{name} {list(state[name].shape)} for {list(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
     ]
     faults = [
         f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
@@ -100,12 +97,13 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], path: PathType) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def _without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state dict without the prefix of a wrapper that all its names carry, unless the model's ``own`` do too."""
     for prefix in _PREFIXES:
         if (
             state
             and all(name.startswith(prefix) for name in state)
             and not all(n.startswith(prefix) for n in own)
         ):
-            return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()}, own)
+            return without_prefix({name.removeprefix(prefix): value for name, value in state.items()}, own)
     return state

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 from .block import Block
 from .errors import StoreError
 
-__all__ = ["SCHEMA_VERSION", "Layout", "column_of", "from_arrow", "rows_per_file"]
+__all__ = ["ROWS_PER_FILE", "SCHEMA_VERSION", "Layout", "column_of", "fitting_rows", "from_arrow"]
 
 SCHEMA_VERSION = 1
 
-_ROWS = 2048
+ROWS_PER_FILE = 2048
 _BYTES = 2**26
 
 
@@ -119,9 +119,9 @@ class Layout:
         return file.getbuffer()
 
 
-def rows_per_file(layout: Layout) -> int:
-    """How many rows a file takes at most: what a killed run may lose, against how many files there are."""
-    return max(1, min(_ROWS, _BYTES // layout.row_bytes))
+def fitting_rows(layout: Layout, wanted: int = ROWS_PER_FILE) -> int:
+    """So many rows, or as many as fit in 64 MiB, for a file is put together in memory."""
+    return max(1, min(wanted, _BYTES // layout.row_bytes))
 
 
 def from_arrow(column: pa.ChunkedArray) -> npt.NDArray[Any]:

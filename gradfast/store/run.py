@@ -24,7 +24,7 @@ from typing_extensions import Self
 from .block import Block
 from .errors import CorruptError, MismatchError, StoreError
 from .files import read_sealed, sync_folder, write_atomically, write_sealed
-from .layout import Layout
+from .layout import ROWS_PER_FILE, Layout, fitting_rows
 from .lock import WriterLock
 from .shard import Checksums, ShardFile, ShardRecord
 
@@ -75,6 +75,7 @@ class Run:
     Args:
         folder: made if it does not exist.
         settings: what the features depend on. A directory that was begun with others is refused.
+        rows_per_file: at most; files end where a batch ends.
 
     Raises:
         InUseError: another run writes to it.
@@ -82,8 +83,9 @@ class Run:
         StoreError: it cannot be written, or holds Parquet files of another origin.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: dict[str, Any], rows_per_file: int = ROWS_PER_FILE) -> None:
         self.folder = folder
+        self.rows_per_file = rows_per_file
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))  # as it is when read back
         self.layout: Layout | None = None
         self.shard_batches = 0
@@ -93,20 +95,22 @@ class Run:
         self._lock = WriterLock(self._progress / "lock")
 
     def __enter__(self) -> Self:
-        if (self.folder / MANIFEST).is_file() and not self._progress.exists():
-            self._resume_finished()  # a finished directory may be read-only
+        manifest, begun = self.folder / MANIFEST, self._progress / "run.json"
+        others = next(self.folder.glob("part-*.parquet"), None)
+        if others is not None and not begun.is_file() and not manifest.is_file():
+            raise StoreError(
+                f"{self.folder}: holds {others.name} of another origin; wanted an empty or new directory"
+            )
+        if manifest.is_file() and not self._progress.exists():
+            self._resume_finished()  # without a lock: a finished directory may be read-only
             return self
         self._lock.__enter__()
         try:
-            if (self.folder / MANIFEST).is_file():
+            if manifest.is_file():
                 self._resume_finished()
                 self._clear()
-            elif (self._progress / "run.json").is_file():
+            elif begun.is_file():
                 self._resume()
-            elif next(self.folder.glob("part-*.parquet"), None) is not None:
-                raise StoreError(
-                    f"{self.folder}: holds part-*.parquet of another origin; wanted an empty or new directory"
-                )
         except BaseException:
             self._lock.__exit__(None, None, None)
             raise
@@ -115,18 +119,23 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.layout is None and not self.finished:  # not begun: the directory is as free as before
+            self._clear()
         self._lock.__exit__(kind, error, trace)
 
-    def begin(self, layout: Layout, shard_batches: int) -> None:
-        """Fixes the layout and how many batches make a shard, or checks that they are as in the run that went before.
+    def begin(self, layout: Layout, batch: int) -> None:
+        """Fixes the layout and, by the size of the first batch, how many batches make a shard.
+
+        In a run that goes on, both are as they were, and the layout is compared.
 
         Raises:
             MismatchError: the run that went before had another layout.
         """
         if self.layout is None:
-            content = {**layout.to_json(), "shard_batches": shard_batches}
+            batches = max(1, fitting_rows(layout, self.rows_per_file) // batch)
+            content = {**layout.to_json(), "rows_per_file": self.rows_per_file, "shard_batches": batches}
             write_sealed(self._progress / "run.json", content, self._progress)
-            self.layout, self.shard_batches = layout, shard_batches
+            self.layout, self.shard_batches = layout, batches
         elif self.layout.to_json() != layout.to_json():
             raise MismatchError(_differs(self.folder, self.layout.to_json(), layout.to_json()))
 
@@ -171,13 +180,15 @@ class Run:
         self.finished = True
 
     def _resume_finished(self) -> None:
-        self._refuse_others(Manifest.read(self.folder).layout)
+        self._refuse_others(
+            Manifest.read(self.folder).layout, self.rows_per_file
+        )  # what is done is not written anew
         self.finished = True
 
     def _resume(self) -> None:
         stored = read_sealed(self._progress / "run.json")
         layout = Layout.from_json(stored, self.folder)
-        self._refuse_others(layout)
+        self._refuse_others(layout, stored["rows_per_file"])
         self.layout, self.shard_batches = layout, stored["shard_batches"]
         for path in self._progress.glob("part-*.json"):
             record = ShardRecord.from_json(read_sealed(path))
@@ -188,9 +199,11 @@ class Run:
             else:
                 self.done[int(path.stem.removeprefix("part-"))] = record
 
-    def _refuse_others(self, layout: Layout) -> None:
-        if layout.settings != self.settings:
-            raise MismatchError(_differs(self.folder, layout.settings, self.settings))
+    def _refuse_others(self, layout: Layout, rows_per_file: int) -> None:
+        stored = {**layout.settings, "rows_per_file": rows_per_file}
+        given = {**self.settings, "rows_per_file": self.rows_per_file}
+        if stored != given:
+            raise MismatchError(_differs(self.folder, stored, given))
 
     def _clear(self) -> None:
         # The lock goes last: while it is there, no other run believes the directory free.
