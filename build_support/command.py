@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from sysconfig import get_platform
 
@@ -38,10 +41,20 @@ class BuildExt(BuildExtension):
         preflight.require_ninja()
         self.cxx = preflight.require_compiler(flags.standard(torch.__version__))
         try:
-            super().run()
+            with self._alone():
+                super().run()
         except (RuntimeError, CompileError, LinkError) as error:
             # ninja has already shown what the compiler said.
             preflight.fail(f"the C++ build failed: see the first compiler error above ({_first_line(error)})")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits for another build in the same folder: two ninjas in one would spoil each other's log."""
+        folder = Path(self.build_temp or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def build_extension(self, ext: Extension) -> None:
         isas = flags.isas(self.cxx)
