@@ -30,7 +30,9 @@ def sweep(graph: Graph, plan: Plan, cotangents: Tensor, take: Taker) -> None:
             if edge is None:
                 continue
             if action is Action.USE and grads[0] is not None:
-                take(*edge, rule.use(node, grads[0], i, plan.layouts[node.order], plan.batch))
+                take(
+                    *rule.operand(node, i), rule.use(node, grads[0], i, plan.layouts[node.order], plan.batch)
+                )
             elif dense[i] and i < len(whole) and (g := whole[i]) is not None:
                 take(*edge, DenseUse(reduce_to(g, edge[0].shapes[edge[1]])))
         carrier.carry(node, grads, [a is Action.CARRY for a in actions])

@@ -71,10 +71,13 @@ class Dot(Metric):
 
 @dataclass(frozen=True)
 class _Entry:
+    """A use of ``output`` of ``node``; and, where that was cut out of one parameter, the same as a use of ``view`` of it."""
+
     node: Node
     output: int
     use: Use
     view: View | None
+    of_view: Use
 
 
 class Collector:
@@ -89,11 +92,12 @@ class Collector:
 
     def __call__(self, node: Node, output: int, use: Use) -> None:
         view = view_of(node, output)
+        of_view = use
         if view is not None and isinstance(use, LinearUse):
-            view, use = _untransposed(view, use)
+            view, of_view = _untransposed(view, use)
         for name in node.wanted - self._plan.unserved:
             entries = self._entries.setdefault(name, [])
-            entries.append(_Entry(node, output, use, view))
+            entries.append(_Entry(node, output, use, view, of_view))
             if len(entries) == self._plan.uses[name] or self._metric.additive:
                 self._finish(name)
 
@@ -115,7 +119,7 @@ class Collector:
         if len(views) < len(entries):
             return None
         if len(entries) == 1:
-            return self._metric.of_use(entries[0].use, views[0])
+            return self._metric.of_use(entries[0].of_view, views[0])
         groups: dict[tuple[object, ...], list[_Entry]] = {}
         for entry, view in zip(entries, views, strict=True):
             groups.setdefault(view.key(), []).append(entry)
@@ -124,7 +128,7 @@ class Collector:
         total: Tensor | None = None
         for group in groups.values():
             first, *others = group
-            joined = first.use.join([e.use for e in others]) if others else first.use
+            joined = first.of_view.join([e.of_view for e in others]) if others else first.of_view
             if joined is None or first.view is None:
                 return None
             value = self._metric.of_use(joined, first.view)

@@ -18,8 +18,6 @@ _PERMUTED = frozenset({"TBackward0", "TransposeBackward0", "PermuteBackward0"})
 _CUT = frozenset(
     {"SliceBackward0", "SelectBackward0", "SplitBackward0", "SplitWithSizesBackward0", "UnbindBackward0"}
 )
-# Repeated over the samples by InstanceNorm; the use is already that of the parameter itself.
-_REPEATED = "RepeatBackward0"
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,12 @@ def view_of(node: Node, output: int) -> View | None:
     """The view that made this tensor from a single parameter; None where anything else was done to it."""
     steps: list[tuple[Node, int]] = []
     while node.parameter is None:
-        if node.name not in _SAME_ORDER | _PERMUTED | _CUT | {_REPEATED}:
+        if node.name not in _SAME_ORDER | _PERMUTED | _CUT:
             return None
         (edge,) = node.edges
         if edge is None:
             return None
-        if node.name != _REPEATED:
-            steps.append((node, output))
+        steps.append((node, output))
         node, output = edge
     return View(node.parameter, tuple(reversed(steps)))
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradfast.errors import ModelError
+
 # Where integer inputs enter a graph: nothing below these nodes depends on a floating-point input.
 DATA_ENTRIES = frozenset({"EmbeddingBackward0", "EmbeddingBagBackward0"})
 
@@ -71,6 +73,11 @@ class Graph:
 
 
 def _make_node(fn: Any) -> Node:
+    if fn.name() == "CheckpointFunctionBackward":
+        raise ModelError(
+            "model: it checkpoints with use_reentrant=True, which hides parameters from autograd's graph; "
+            "wanted use_reentrant=False"
+        )
     metadata = fn._input_metadata
     return Node(
         fn=fn,

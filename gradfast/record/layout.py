@@ -8,6 +8,8 @@ target, and a graph in which no digit explains those zeros is refused.
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,25 +37,27 @@ class Layout:
 
 
 def sample_codes(batch: int, device: torch.device) -> Tensor:
-    """Distinct non-zero binary codes, one per sample: bool [bits, B]. Row r of a probe holds only the samples with bit r."""
-    bits = max(1, batch.bit_length())
-    number = torch.arange(1, batch + 1, device=device)
-    return ((number[None, :] >> torch.arange(bits, device=device)[:, None]) & 1).bool()
+    """Binary codes, one per sample, none of which contains another: bool [bits, B]. Row r of a probe holds the samples with bit r."""
+    bits = next(n for n in itertools.count(1) if math.comb(n, n // 2) >= batch)
+    chosen = itertools.islice(itertools.combinations(range(bits), bits // 2), batch)
+    codes = torch.zeros((bits, batch), dtype=torch.bool)
+    for sample, ones in enumerate(chosen):
+        codes[list(ones), sample] = True
+    return codes.to(device)
 
 
 def find(probe: Tensor, batch: int, codes: Tensor) -> tuple[Layout | None, bool]:
     """The layout that explains the zeros of ``probe`` [bits, *shape], and whether the zeros decide it.
 
-    A candidate holds where every non-zero entry of row r sits at a sample whose bit r is set. Returns (None, True) where no
-    digit holds. A probe that vanishes everywhere decides nothing: the first candidate that fits the shape, and False.
+    A candidate holds where every non-zero entry of row r sits at a sample whose bit r is set; since no sample's code contains
+    another's, no entry can be taken for another sample's. Returns (None, True) where no candidate holds. A probe that vanishes
+    everywhere decides nothing: the first candidate that fits the shape, and False. NaN and infinity count as zero.
     """
-    shape = probe.shape[1:]
-    candidates = [Layout(a, i) for a, n in enumerate(shape) for i in _strides(n, batch)]
-    alive = probe != 0
+    alive = (probe != 0) & probe.isfinite()
     decided = bool(alive.any())
-    for layout in candidates:
-        others = layout.split(alive, batch, 1).flatten(2).any(2)  # [bits, B]
-        if not bool((others & ~codes).any()):
+    for layout in (Layout(a, i) for a, n in enumerate(probe.shape[1:]) for i in _strides(n, batch)):
+        seen = layout.split(alive, batch, 1).flatten(2).any(2)  # [bits, B]
+        if not bool((seen & ~codes).any()):
             return layout, decided
     return None, decided
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.base import Grads, Rule, UnaryRule, register
 from gradfast.rules.reshape import signed, single
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class FlashAttentionCpu(Rule):
 
 
 @register("SoftmaxBackward0")
-class Softmax(Rule):
+class Softmax(UnaryRule):
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g, y = single(grads), node.tensor("result")
         dim = signed(node.saved("dim")) % y.dim() + 1

@@ -41,6 +41,12 @@ class Rule:
         """Whether ``use`` has a closed form for this operand, with the samples laid out so in the first output."""
         return edge in self.parameter_edges and self.separable(node, edge, layout, batch)
 
+    def operand(self, node: Node, edge: int) -> tuple[Node, int]:
+        """The tensor that ``use`` is a use of: the operand, as its node and output number."""
+        target = node.edges[edge]
+        assert target is not None
+        return target
+
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         """Whether the samples can be told apart at a parameter edge in this layout."""
         return True
@@ -48,6 +54,13 @@ class Rule:
     def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
         """The use that operand ``edge`` is put to, given the cotangent g of the first output. Only where ``serves``."""
         raise AssertionError(f"{node.name} has no parameter edge {edge}")
+
+
+class UnaryRule(Rule):
+    """An operation on one operand that neither adds nor drops samples: what is laid out per sample behind it was so before it."""
+
+    def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
+        return True
 
 
 _RULES: dict[str, Rule] = {}

@@ -50,10 +50,16 @@ class Convolution(Rule):
             x=x.flatten(0, 1),
             g=g.flatten(1, 2),
             weight_shape=operand_shape(node, 1),
-            stride=tuple(node.saved("stride")),
-            padding=tuple(node.saved("padding")),
-            dilation=tuple(node.saved("dilation")),
+            stride=_per_dimension(node, "stride"),
+            padding=_per_dimension(node, "padding"),
+            dilation=_per_dimension(node, "dilation"),
             groups=int(node.saved("groups")),
             transposed=bool(node.saved("transposed")),
             frames=x.shape[1],
         )
+
+
+def _per_dimension(node: Node, name: str) -> tuple[int, ...]:
+    """One number for each spatial dimension; autograd keeps a single one where all are alike."""
+    values = tuple(int(v) for v in node.saved(name))
+    return values * (len(node.shape) - 2) if len(values) == 1 else values

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.base import Grads, Rule, UnaryRule, register, vmapped
 from gradfast.rules.reshape import single
 from gradfast.rules.uses import AffineUse, BiasUse, Use
 
@@ -101,12 +101,27 @@ class Quotient(Elementwise):
         return 1 / other if edge == 0 else -node.tensor("self") / (other * other)
 
 
-@register("ExpandBackward0")
+@register("ExpandBackward0", "RepeatBackward0")
 class Expand(Elementwise):
-    """Broadcasting alone: the cotangent is handed on in its full shape."""
+    """Broadcasting alone: the cotangent is handed on in its full shape. Repeating is no more where it repeats axes of size one."""
 
     def factor(self, node: Node, edge: int) -> Factor:
         return 1.0
+
+    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        if not self._broadcasts(node):
+            return vmapped(node, grads)
+        return super().carry(node, grads, needs)
+
+    def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
+        return self._broadcasts(node) and super().keeps_samples(node, edge, layout)
+
+    def serves(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        return self._broadcasts(node)
+
+    def _broadcasts(self, node: Node) -> bool:
+        shape = operand_shape(node, 0)
+        return all(a in (1, b) for a, b in zip(shape[::-1], node.shape[::-1], strict=False))
 
 
 @register("WhereBackward0")
@@ -116,7 +131,7 @@ class Where(Elementwise):
         return condition if edge == 0 else condition.logical_not()
 
 
-class Gate(Rule, ABC):
+class Gate(UnaryRule, ABC):
     """An activation y = f(x), position by position: the cotangent meets a factor that all rows share."""
 
     @abstractmethod

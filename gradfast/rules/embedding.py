@@ -11,7 +11,7 @@ from torch import Tensor
 from gradfast.rules.base import Grads, Rule, register
 from gradfast.rules.elementwise import operand_shape
 from gradfast.rules.reshape import signed
-from gradfast.rules.uses import EmbeddingUse, Use
+from gradfast.rules.uses import EmbeddingUse, ReshapedUse, Use
 
 if TYPE_CHECKING:
     from gradfast.record.graph import Node
@@ -50,9 +50,11 @@ class EmbeddingBag(Rule):
         return [None, *super().carry(node, grads, needs)[1:]] if len(needs) > 1 and needs[1] else [None]
 
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
-        return layout.axis == 0 and int(node.saved("mode")) != MAX and not node.saved("scale_grad_by_freq")
+        return layout.axis == 0 and not node.saved("scale_grad_by_freq")
 
     def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
+        if int(node.saved("mode")) == MAX:
+            return self._use_of_maxima(node, g, layout, batch)
         bags = node.shape[0]
         indices, offsets = node.saved("indices"), node.saved("offsets")[:bags]
         padding = signed(int(node.saved("padding_idx")))
@@ -76,3 +78,18 @@ class EmbeddingBag(Rule):
         spread = g.unsqueeze(2) * weights[None, :, :, None]  # [R, bags, longest, D]
         rows = layout.split(table, batch, 0).flatten(1)
         return EmbeddingUse(rows, layout.split(spread, batch, 1).flatten(2, -2), operand_shape(node, 0), none)
+
+    def _use_of_maxima(self, node: Node, g: Tensor, layout: Layout, batch: int) -> Use:
+        """Each element of a bag's maximum looks up one element of the table, which is a table of V * D rows of one element."""
+        table, width = operand_shape(node, 0)
+        columns = torch.arange(width, device=g.device)
+        elements = node.tensor("result3") * width + columns
+        filled = node.tensor("result2").unsqueeze(1) > 0
+        elements = torch.where(filled, elements, table * width)
+        use = EmbeddingUse(
+            layout.split(elements, batch, 0).flatten(1),
+            layout.split(g, batch, 1).flatten(2).unsqueeze(-1),
+            (table * width, 1),
+            table * width,
+        )
+        return ReshapedUse(use, (table * width, 1), (table, width))

@@ -99,5 +99,5 @@ class Bmm(Rule):
             x, transposed = node.saved("self"), True
         else:
             x, g, transposed = node.saved("mat2").transpose(1, 2), g.transpose(2, 3), False
-        rows = Layout(1, layout.inner if batch > 1 else x.shape[1])
+        rows = Layout(0, layout.inner if batch > 1 else x.shape[1])  # of each matrix
         return ExpertsUse(rows.split(x, batch, 1), rows.split(g, batch, 2), transposed)

@@ -53,6 +53,10 @@ class BatchNorm(Rule):
             e is not None and e[0].name == "RepeatBackward0" for e in node.edges[1:3]
         )
 
+    def operand(self, node: Node, edge: int) -> tuple[Node, int]:
+        target, output = super().operand(node, edge)
+        return super().operand(target, 0) if self.is_instance_norm(node) else (target, output)
+
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         return layout.axis == 0 or (layout.axis == 1 and self.is_instance_norm(node))
 

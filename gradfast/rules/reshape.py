@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.base import Grads, Rule, UnaryRule, register
 
 if TYPE_CHECKING:
     from gradfast.record.graph import Node
@@ -29,7 +29,7 @@ def single(grads: Grads) -> Tensor:
     "ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "UnsqueezeBackward0",
     "SqueezeBackward0", "SqueezeBackward1", "SqueezeBackward2", "AliasBackward0", "CloneBackward0",
 )  # fmt: skip
-class Reshape(Rule):
+class Reshape(UnaryRule):
     """The elements keep their order (copies included)."""
 
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
@@ -39,7 +39,7 @@ class Reshape(Rule):
 
 
 @register("TBackward0", "TransposeBackward0", "PermuteBackward0")
-class Permute(Rule):
+class Permute(UnaryRule):
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = single(grads)
         rank = len(node.shape)
@@ -59,6 +59,11 @@ def permutation(node: Node) -> list[int]:
     a, b = signed(node.saved("dim0")) % rank, signed(node.saved("dim1")) % rank
     order[a], order[b] = order[b], order[a]
     return order
+
+
+@register("MeanBackward1", "SumBackward1", "ConstantPadNdBackward0", "RollBackward0", "FlipBackward0")
+class Moved(UnaryRule):
+    """Carried by autograd's formula."""
 
 
 @register("CatBackward0")

@@ -287,6 +287,27 @@ class DenseUse(Use):
         return DenseUse(total)
 
 
+@dataclass(frozen=True)
+class ReshapedUse(Use):
+    """A use of a tensor of ``inner`` shape that is, element for element, the used tensor of another shape."""
+
+    use: Use
+    inner: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    def sqnorm(self) -> Tensor:
+        return self.use.sqnorm()
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return self.use.dot(ref.reshape(self.inner))
+
+    def gram(self) -> Tensor:
+        return self.use.gram()
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        return self.use.grad(sample, rows).reshape(-1, *self.shape)
+
+
 def _accumulate(t: Tensor) -> Tensor:
     """Sums are taken in fp32 at least."""
     return t.float() if t.dtype in (torch.bfloat16, torch.float16) else t

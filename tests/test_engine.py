@@ -1,0 +1,74 @@
+"""The engine's own parts: which positions belong to which sample, and what it refuses."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+import gradfast
+from gradfast.errors import ModelError
+from gradfast.record.layout import Layout, find, sample_codes
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 16, 21, 64])
+def test_no_code_contains_another(batch: int) -> None:
+    codes = sample_codes(batch, CPU).t()
+    assert codes.shape[0] == batch
+    for a in range(batch):
+        for b in range(batch):
+            assert a == b or bool((codes[a] & ~codes[b]).any())
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(1, 1), (1, 4), (4, 1), (2, 3)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_digit_is_read_off_the_zeros(outer: int, inner: int, axis: int) -> None:
+    batch = 5
+    codes = sample_codes(batch, CPU)
+    sample = torch.arange(outer * batch * inner) // inner % batch
+    probe = torch.rand(codes.shape[0], sample.numel(), 7) * codes[:, sample, None]
+    layout, decided = find(probe.transpose(1, 2) if axis else probe, batch, codes)
+    assert decided
+    assert layout == Layout(axis, inner)
+
+
+def test_positions_of_one_sample_only_decide_too() -> None:
+    # Sequence first, and all but the last token dead: the samples sit side by side at the end.
+    batch, tokens = 3, 5
+    codes = sample_codes(batch, CPU)
+    probe = torch.zeros(codes.shape[0], tokens, batch)
+    probe[:, -1] = codes.float()
+    layout, decided = find(probe.flatten(1), batch, codes)
+    assert decided
+    assert layout == Layout(0, 1)
+
+
+def test_mixed_samples_have_no_layout_and_a_dead_probe_decides_nothing() -> None:
+    codes = sample_codes(4, CPU)
+    mixed = (codes.float() @ torch.rand(4, 8)).clamp_min(1e-3)
+    assert find(mixed, 4, codes) == (None, True)
+    layout, decided = find(torch.zeros(codes.shape[0], 8), 4, codes)
+    assert layout is not None
+    assert not decided
+
+
+def test_split_moves_the_digit_to_the_front() -> None:
+    t = torch.arange(2 * 12 * 3).view(2, 12, 3)
+    split = Layout(0, 2).split(t, 3, 1)  # 12 = outer 2, batch 3, inner 2
+    assert split.shape == (2, 3, 4, 3)
+    assert split[1, 2].tolist() == t[1, [4, 5, 10, 11]].tolist()
+
+
+class Reentrant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(5, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.body, x.requires_grad_(), use_reentrant=True))
+
+
+def test_reentrant_checkpoints_are_refused_not_taken_for_unused() -> None:
+    with pytest.raises(ModelError, match="use_reentrant=False"):
+        gradfast.grad_norms(Reentrant(), torch.randn(3, 5))
