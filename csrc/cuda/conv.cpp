@@ -42,7 +42,7 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     w.position.width = narrow(op, "the number of channels", s.position_channels);
     set_layout(op, w.window, ConvShape::product(s.window), s.window_channels, s);
     w.window.width = narrow(op, "the width of a window", s.window_width());
-    w.window.windowed = !s.pointwise();
+    w.window.windowed = !(s.taps() == 1 && s.unit_stride() && s.padding == ConvShape::Extent{0, 0, 0});
     w.window.kernel_plane = Divisor(s.kernel[1] * s.kernel[2]);
     w.window.kernel_line = Divisor(s.kernel[2]);
     set_extent(op, "the extent of an image", w.window.extent, s.window);

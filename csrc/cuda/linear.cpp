@@ -1,8 +1,10 @@
 // Norms, dots and Grams of a linear layer's weight gradient, G[c, b]' X[b].
 #include <ATen/Context.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "../checks.h"
+#include "channel_sums.h"
 #include "runtime.h"
 #include "weight_gradient.h"
 
@@ -41,9 +43,29 @@ std::optional<Form> linear_form(c10::string_view form, const at::Tensor& x) {
     return Form::rank_one;
 }
 
-at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view form) {
+// ||g||^2 ||x||^2
+at::Tensor rank_one(const WeightGradient& w) {
+    const auto& x = w.window_data;
+    auto out = at::empty({w.size.samples, w.size.rows}, x.options().dtype(accumulate_dtype(x.scalar_type())));
+    const DeviceScope device(x);
+    RankOneParams p;
+    p.x = x.data_ptr();
+    p.g = w.position_data.data_ptr();
+    p.out = out.data_ptr();
+    p.samples = w.size.samples;
+    p.inputs = w.size.window_width;
+    p.outputs = w.size.position_channels;
+    p.rows = static_cast<int32_t>(w.size.rows);
+    p.row_blocks = (p.rows + kRankOneRows - 1) / kRankOneRows;
+    check(launch_rank_one(element_type(x.scalar_type()), p, device.stream()));
+    return out;
+}
+
+at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view name) {
     const WeightGradient w = weight_gradient("linear_sqnorm", x, g);
-    return sqnorm("linear_sqnorm", w, linear_form(form, x));
+    const auto form = linear_form(name, x);
+    const bool is_rank_one = form.value_or(choose_form(w.size, w.math)) == Form::rank_one;
+    return is_rank_one && !w.empty() ? rank_one(w) : sqnorm("linear_sqnorm", w, form);
 }
 
 at::Tensor linear_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& ref) {

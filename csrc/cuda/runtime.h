@@ -12,9 +12,9 @@
 #include "emulated_runtime.h"
 #define GRADFAST_CUDA_IMPL(m) TORCH_LIBRARY_IMPL(gradfast_emulated, CPU, m)
 #else
-#include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
 #define GRADFAST_CUDA_IMPL(m) TORCH_LIBRARY_IMPL(gradfast, CUDA, m)
 
 namespace gradfast::cuda {
@@ -23,13 +23,17 @@ namespace gradfast::cuda {
 class DeviceScope {
   public:
     explicit DeviceScope(const at::Tensor& t)
-        : guard_(t.device()), stream_(at::cuda::getCurrentCUDAStream()) {}
+        : guard_(t.device()), stream_(c10::cuda::getCurrentCUDAStream()) {
+        C10_CUDA_CHECK(
+            cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, t.get_device()));
+    }
     cudaStream_t stream() const { return stream_; }
-    int multiprocessors() const { return at::cuda::getCurrentDeviceProperties()->multiProcessorCount; }
+    int multiprocessors() const { return multiprocessors_; }
 
   private:
     c10::cuda::CUDAGuard guard_;
     cudaStream_t stream_;
+    int multiprocessors_ = 0;
 };
 
 // The most blocks of one launch (the limit of gridDim.x); more go in several launches.

@@ -5,21 +5,10 @@
 //
 // With cross it is the inner product of the gradients of two rows: (P_c P_d')[s, t] in place of (P P')[s, t].
 #include "pipeline.cuh"
+#include "triangle.cuh"
 
 namespace gradfast::cuda {
 namespace {
-
-struct Pair {
-    int first, second;
-};
-
-// The index-th of the pairs (0, 0), (0, 1), (1, 1), (0, 2), ...: first <= second.
-__device__ __forceinline__ Pair triangular(int index) {
-    int second = static_cast<int>((sqrtf(8.0f * static_cast<float>(index) + 1.0f) - 1.0f) * 0.5f);
-    while (static_cast<int64_t>(second + 1) * (second + 2) / 2 <= index) ++second;
-    while (static_cast<int64_t>(second) * (second + 1) / 2 > index) --second;
-    return {index - second * (second + 1) / 2, second};
-}
 
 // Where a block is: a pair of position tiles, a group, a sample and a run of items.
 struct GramBlock {

@@ -83,7 +83,7 @@ __device__ __forceinline__ void stage_chunk(Element* to, const Operand& op, cons
 #pragma unroll
     for (int e = 0; e < kChunk<Element>; ++e) {
         const int64_t offset = element_offset(op, pixel, column + e);
-        to[e] = offset < 0 ? Element(0.0f) : base[offset];
+        to[e] = offset < 0 ? Element{} : base[offset];
     }
 }
 
