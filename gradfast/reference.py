@@ -100,7 +100,7 @@ def grad_gram(
             jacobians = (torch.stack([row[name].flatten() for row in rows]) for name in run.names)
             values.append(torch.stack([j @ j.t() for j in jacobians]))
             logits.append(z.detach())
-    return GradGram(torch.stack(values), run.names, torch.cat(logits), unused=run.unused)
+        return GradGram(torch.stack(values), run.names, torch.cat(logits), unused=run.unused)
 
 
 class _Run:
@@ -189,10 +189,10 @@ class _Run:
                 values.append(torch.stack(measured))
                 logits.append(z.detach())
                 classes.append(rows.classes)
-        first = classes[0]
-        if first is not None and first.dim() == 2:
-            first = torch.cat([c for c in classes if c is not None])
-        return torch.stack(values), torch.cat(logits), first
+            first = classes[0]
+            if first is not None and first.dim() == 2:
+                first = torch.cat([c for c in classes if c is not None])
+            return torch.stack(values), torch.cat(logits), first
 
 
 def _loss_of_one_sample(loss: str | LossFunction, z: Tensor, target: Tensor) -> Tensor:

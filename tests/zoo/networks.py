@@ -209,7 +209,17 @@ images(
 images(
     FULL_SIZE,
     "maxvit",
-    lambda: torchvision.models.MaxVit((64, 64), 8, 8, 2, [8, 16], [1, 1], 0.0, num_classes=10),
+    partial(
+        torchvision.models.MaxVit,
+        input_size=(64, 64),
+        stem_channels=16,
+        partition_size=4,
+        block_channels=[16, 32],
+        block_layers=[1, 2],
+        head_dim=8,
+        stochastic_depth_prob=0.0,
+        num_classes=10,
+    ),
     64,
     fallback=True,
 )
