@@ -20,6 +20,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .ops_backward import conv3x3_backward, has_conv3x3_backward
+
 __all__ = [
     "affine_dot",
     "affine_gram",
@@ -27,6 +29,7 @@ __all__ = [
     "bias_dot",
     "bias_gram",
     "bias_sqnorm",
+    "conv3x3_backward",
     "conv_dot",
     "conv_gram",
     "conv_sqnorm",
@@ -34,6 +37,7 @@ __all__ = [
     "embedding_gram",
     "embedding_sqnorm",
     "gate_backward",
+    "has_conv3x3_backward",
     "linear_dot",
     "linear_gram",
     "linear_sqnorm",

@@ -1,0 +1,161 @@
+// One-dimensional transforms of F(4, 3) and F(3, 4) at the points 0, +-1/sqrt(2), +-sqrt(2), infinity: of the
+// sets with cheap transforms, the most accurate (a fifth of the error of 0, +-1, +-2). Two-dimensional: rows,
+// then columns. The data transform B is the same for both, as both have 6 = 4 + 3 - 1 points.
+#pragma once
+
+#include "vec.h"
+
+namespace gradfast::cpu::GRADFAST_ARCH {
+namespace {
+
+using V = Vec<float>;
+constexpr int kLanes = kWidth<float>;
+
+constexpr int kTile = 6;  // points, and edge of a tile of g
+constexpr int kOut = 4;   // edge of a tile of dx, and of x
+constexpr int kFrequencies = kTile * kTile;
+constexpr float kA = 0.70710678118654752f;  // the points +-a and +-b; ab = 1, a^2 = 1/2, b^2 = 2
+constexpr float kB = 1.41421356237309505f;
+
+// B': 6 values of g to 6 frequencies.
+inline void data_transform(const V (&d)[6], V (&r)[6]) {
+    const V even_a = d[4] - 2.0f * d[2], odd_a = d[3] - 2.0f * d[1];
+    const V even_b = d[4] - 0.5f * d[2], odd_b = d[3] - 0.5f * d[1];
+    r[0] = d[0] - 2.5f * d[2] + d[4];
+    r[1] = even_a + kA * odd_a;
+    r[2] = even_a - kA * odd_a;
+    r[3] = even_b + kB * odd_b;
+    r[4] = even_b - kB * odd_b;
+    r[5] = d[1] - 2.5f * d[3] + d[5];
+}
+
+// G: 3 taps of a filter to 6 frequencies. The divisors are products of differences of the points.
+inline void filter_transform(const V (&h)[3], V (&r)[6]) {
+    const V even_a = (h[0] + 0.5f * h[2]) * (-2.0f / 3.0f), odd_a = h[1] * (-2.0f / 3.0f * kA);
+    const V even_b = (h[0] + 2.0f * h[2]) * (1.0f / 6.0f), odd_b = h[1] * (kB / 6.0f);
+    r[0] = h[0];
+    r[1] = even_a + odd_a;
+    r[2] = even_a - odd_a;
+    r[3] = even_b + odd_b;
+    r[4] = even_b - odd_b;
+    r[5] = h[2];
+}
+
+// G4: 4 values of x, as a filter of 4 taps, to 6 frequencies.
+inline void filter_transform(const V (&h)[4], V (&r)[6]) {
+    const V even_a = (h[0] + 0.5f * h[2]) * (-2.0f / 3.0f),
+            odd_a = (h[1] + 0.5f * h[3]) * (-2.0f / 3.0f * kA);
+    const V even_b = (h[0] + 2.0f * h[2]) * (1.0f / 6.0f), odd_b = (h[1] + 2.0f * h[3]) * (kB / 6.0f);
+    r[0] = h[0];
+    r[1] = even_a + odd_a;
+    r[2] = even_a - odd_a;
+    r[3] = even_b + odd_b;
+    r[4] = even_b - odd_b;
+    r[5] = h[3];
+}
+
+// A': 6 frequencies to 4 values of dx.
+inline void output_transform(const V (&m)[6], V (&r)[4]) {
+    const V sum_a = m[1] + m[2], difference_a = m[1] - m[2];
+    const V sum_b = m[3] + m[4], difference_b = m[3] - m[4];
+    r[0] = m[0] + sum_a + sum_b;
+    r[1] = kA * difference_a + kB * difference_b;
+    r[2] = 0.5f * sum_a + 2.0f * sum_b;
+    r[3] = (0.5f * kA) * difference_a + (2.0f * kB) * difference_b + m[5];
+}
+
+// A3': 6 frequencies to 3 taps of the weight gradient.
+inline void output_transform(const V (&m)[6], V (&r)[3]) {
+    const V sum_a = m[1] + m[2], sum_b = m[3] + m[4];
+    r[0] = m[0] + sum_a + sum_b;
+    r[1] = kA * (m[1] - m[2]) + kB * (m[3] - m[4]);
+    r[2] = 0.5f * sum_a + 2.0f * sum_b + m[5];
+}
+
+// The first n lanes, at most all of them; the others are zero.
+template <typename T>
+inline V load_lanes(const T* p, int64_t n) {
+    return n >= kLanes ? load(p) : load(p, n);
+}
+
+// Round to nearest even; a NaN stays one.
+inline void store(Bf16* p, V v) {
+#if defined(__AVX512BF16__)
+    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+    __builtin_memcpy(p, &rounded, sizeof rounded);
+#else
+    const Bits32 bits = (Bits32)v;
+    const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const Bits32 is_number = (Bits32)(v == v);
+    const Bits32 kept = (rounded & is_number) | (0x7fc0 & ~is_number);
+    *reinterpret_cast<UnalignedBits16*>(p) = __builtin_convertvector(kept, Bits16);
+#endif
+}
+
+template <typename T>
+inline void store_lanes(T* p, V v, int64_t n) {
+    if (n >= kLanes) {
+        store(p, v);
+        return;
+    }
+    T lanes[kLanes];
+    store(lanes, v);
+    for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+// Where the 36 pixels of a tile of g lie, and those of its mask; pixels outside of the image point to zeros.
+template <typename T>
+struct TilePixels {
+    const T* g[kFrequencies];
+    const T* mask[kFrequencies];
+};
+
+// A tile of g to its frequencies, for the channels at `channel`, of which `valid` are there.
+template <bool Full, bool Masked, typename T>
+inline void transform_data_tile(const TilePixels<T>& pixels, int64_t channel, int64_t valid, float* out,
+                                int64_t out_stride) {
+    V rows[kTile][kTile], d[kTile], r[kTile];
+    for (int y = 0; y < kTile; ++y) {
+        for (int x = 0; x < kTile; ++x) {
+            const T* g = pixels.g[y * kTile + x] + channel;
+            d[x] = Full ? load(g) : load(g, valid);
+            if constexpr (Masked) {
+                const T* mask = pixels.mask[y * kTile + x] + channel;
+                d[x] = (Full ? load(mask) : load(mask, valid)) > 0 ? d[x] : V{};
+            }
+        }
+        data_transform(d, rows[y]);
+    }
+    for (int x = 0; x < kTile; ++x) {
+        for (int y = 0; y < kTile; ++y) d[y] = rows[y][x];
+        data_transform(d, r);
+        for (int y = 0; y < kTile; ++y) store(out + (y * kTile + x) * out_stride, r[y]);
+    }
+}
+
+// N x N values (3x3 of a weight, 4x4 of x) to 6x6 frequencies.
+template <int N>
+inline void transform_filter_tile(const V (&values)[N][N], float* out, int64_t out_stride) {
+    V rows[N][kTile], h[N], r[kTile];
+    for (int y = 0; y < N; ++y) filter_transform(values[y], rows[y]);
+    for (int x = 0; x < kTile; ++x) {
+        for (int y = 0; y < N; ++y) h[y] = rows[y][x];
+        filter_transform(h, r);
+        for (int y = 0; y < kTile; ++y) store(out + (y * kTile + x) * out_stride, r[y]);
+    }
+}
+
+// 6x6 frequencies to N x N values (4x4 of dx, 3x3 of the weight gradient).
+template <int N>
+inline void transform_output_tile(const float* in, int64_t in_stride, V (&values)[N][N]) {
+    V columns[N][kTile], m[kTile], r[N];
+    for (int x = 0; x < kTile; ++x) {
+        for (int y = 0; y < kTile; ++y) m[y] = load(in + (y * kTile + x) * in_stride);
+        output_transform(m, r);
+        for (int y = 0; y < N; ++y) columns[y][x] = r[y];
+    }
+    for (int y = 0; y < N; ++y) output_transform(columns[y], values[y]);
+}
+
+}  // namespace
+}  // namespace gradfast::cpu::GRADFAST_ARCH

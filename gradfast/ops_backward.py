@@ -1,0 +1,112 @@
+"""Layers whose input gradient and norms are taken together, re-exported by `gradfast.ops`."""
+
+from __future__ import annotations
+
+import platform
+from typing import cast
+
+import torch
+from torch import Tensor
+
+_MIN_CHANNELS = 16
+_MIN_PIXELS_PER_TILE = 8
+_ARM = ("aarch64", "arm64")
+
+
+def conv3x3_backward(
+    g: Tensor,
+    weight: Tensor,
+    x: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    scale: Tensor | None = None,
+    need_input_grad: bool = True,
+    need_sqnorm: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Backward of a 3x3 convolution with stride 1, padding 1 and no groups, for all rows, by Winograd's F(4x4, 3x3).
+
+    The cotangent of the convolution's output is `v = g * scale`, or 0 where `mask` is not positive. One transform of
+    v serves the input gradient and the weight gradient, each with 4 times fewer multiplications than the direct form.
+    float32 is computed in float32 and rounds to about 1e-6 of the input gradient's norm and 1e-7 of the squared
+    norms; bfloat16 operands are computed in float32 too.
+
+    Args:
+        g: cotangents [C, B, O, H, W], float32 or bfloat16; channels-last (stride 1 at O) is read in place, with any
+            other strides.
+        weight: [O, I, 3, 3]; of the dtype of g, as x and mask.
+        x: input of the convolution [B, I, H, W], for the norms; channels-last is read in place.
+        mask: [B, O, H, W], shared by all rows, such as the output of the ReLU that g is a cotangent of.
+        scale: [O] float32, such as that of a BatchNorm between the convolution and the ReLU.
+        need_input_grad: whether the first result is wanted.
+        need_sqnorm: whether the second result is wanted.
+
+    Returns:
+        The input gradient [C, B, I, H, W], each row channels-last, or [0, B, I, H, W] if it is not wanted; and the
+        squared norms of the weight gradient of each sample [B, C], float32, or [B, 0]. Both are the same bit for bit
+        for any number of threads.
+
+    Raises:
+        ValueError: a wrong shape, or no x where norms are wanted.
+        TypeError: a wrong dtype.
+
+    Source: Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (arXiv:1509.09308), here with the points
+    0, +-1/sqrt(2), +-sqrt(2), infinity; weight gradient by F(3x3, 4x4), which has the same data transform.
+    """
+    return cast(
+        tuple[Tensor, Tensor],
+        torch.ops.gradfast.conv3x3_backward(g, weight, x, mask, scale, need_input_grad, need_sqnorm),
+    )
+
+
+def has_conv3x3_backward(g: Tensor, weight: Tensor) -> bool:
+    """Whether `conv3x3_backward` takes these operands and is the fastest form of the input gradient for them.
+
+    It has no CUDA implementation, wants float32 or bfloat16, enough channels to fill vectors, and images that fill
+    most of their 4x4 tiles. Geometry (3x3, stride 1, padding 1, dilation 1, groups 1) is for the caller to check.
+
+    Args:
+        g: cotangents [C, B, O, H, W].
+        weight: [O, I, 3, 3].
+    """
+    if g.device.type != "cpu" or g.dtype not in (torch.float32, torch.bfloat16) or weight.dtype != g.dtype:
+        return False
+    height, width = g.shape[3:]
+    tiles = -(-height // 4) * -(-width // 4)
+    return (
+        min(weight.shape[:2]) >= _MIN_CHANNELS
+        and height * width >= _MIN_PIXELS_PER_TILE * tiles
+        and _vectors()
+    )
+
+
+def _vectors() -> bool:
+    from . import _C
+
+    return _C.cpu_isa() != "baseline" or platform.machine().lower() in _ARM
+
+
+def _fake_conv3x3_backward(
+    g: Tensor,
+    weight: Tensor,
+    x: Tensor | None = None,
+    mask: Tensor | None = None,
+    scale: Tensor | None = None,
+    need_input_grad: bool = True,
+    need_sqnorm: bool = True,
+) -> tuple[Tensor, Tensor]:
+    torch._check(g.dim() == 5, lambda: f"g has {g.dim()} dimensions; wanted 5")
+    torch._check(
+        x is not None or not need_sqnorm, lambda: "x is None; wanted a tensor, as need_sqnorm is true"
+    )
+    rows, batch, out_channels, height, width = g.shape
+    in_channels = weight.shape[1]
+    torch._check(
+        tuple(weight.shape) == (out_channels, in_channels, 3, 3),
+        lambda: f"weight has shape {tuple(weight.shape)}; wanted ({out_channels}, {in_channels}, 3, 3)",
+    )
+    dx = g.new_empty((rows if need_input_grad else 0, batch, height, width, in_channels))
+    sq = g.new_empty((batch, rows if need_sqnorm else 0), dtype=torch.float32)
+    return dx.permute(0, 1, 4, 2, 3), sq
+
+
+torch.library.register_fake("gradfast::conv3x3_backward", _fake_conv3x3_backward)
