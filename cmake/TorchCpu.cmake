@@ -22,11 +22,11 @@ if(NOT GRADFAST_TORCH_INCLUDE OR NOT GRADFAST_TORCH_CPU OR NOT GRADFAST_C10)
                         "-DPython3_EXECUTABLE=... or -DCMAKE_PREFIX_PATH=<libtorch>")
 endif()
 
-file(STRINGS "${GRADFAST_TORCH_INCLUDE}/torch/headeronly/version.h" numbers REGEX "define TORCH_VERSION_(MAJOR|MINOR) ")
-if(NOT numbers)  # before torch 2.9
-    file(STRINGS "${GRADFAST_TORCH_INCLUDE}/torch/csrc/api/include/torch/version.h" numbers
-         REGEX "define TORCH_VERSION_(MAJOR|MINOR) ")
+set(version_header "${GRADFAST_TORCH_INCLUDE}/torch/headeronly/version.h")
+if(NOT EXISTS "${version_header}")  # older torch
+    set(version_header "${GRADFAST_TORCH_INCLUDE}/torch/csrc/api/include/torch/version.h")
 endif()
+file(STRINGS "${version_header}" numbers REGEX "define TORCH_VERSION_(MAJOR|MINOR) ")
 string(REGEX REPLACE "[^0-9;]" "" numbers "${numbers}")
 list(JOIN numbers "." GRADFAST_TORCH_VERSION)
 if(GRADFAST_TORCH_VERSION VERSION_LESS 2.6)
