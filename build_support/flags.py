@@ -31,7 +31,9 @@ X86 = (Isa("avx2", _AVX2), Isa("avx512", _AVX512), Isa("avx512bf16", (*_AVX512, 
 def isas(compiler: list[str]) -> tuple[Isa, ...]:
     """The instruction sets to build, lowest first: all of x86, or the baseline alone."""
     x86 = platform.machine().lower() in {"x86_64", "amd64"}
-    if x86 and accepts(compiler, list(X86[-1].flags)):
+    # The run-time check must know the highest one too.
+    probe = 'int main() { return __builtin_cpu_supports("avx512bf16"); }'
+    if x86 and accepts(compiler, list(X86[-1].flags), probe):
         return (BASELINE, *X86)
     return (BASELINE,)
 

@@ -1,6 +1,6 @@
 # gradfast_simd_objects(target sources...): adds the sources to the target, compiled once per instruction set into
 # the namespace gradfast::cpu::<name>. build_support/flags.py holds the same table.
-include(CheckCXXCompilerFlag)
+include(CheckCXXSourceCompiles)
 
 set(GRADFAST_FLAGS_baseline "")
 set(GRADFAST_FLAGS_avx2 -mavx2 -mfma -mf16c)
@@ -9,8 +9,10 @@ set(GRADFAST_FLAGS_avx512bf16 ${GRADFAST_FLAGS_avx512} -mavx512bf16)
 
 set(GRADFAST_ISAS baseline)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
-    check_cxx_compiler_flag(-mavx512bf16 GRADFAST_COMPILER_HAS_AVX512BF16)
-    if(GRADFAST_COMPILER_HAS_AVX512BF16)
+    set(CMAKE_REQUIRED_FLAGS -mavx512bf16)
+    check_cxx_source_compiles("int main() { return __builtin_cpu_supports(\"avx512bf16\"); }" GRADFAST_HAS_X86_ISAS)
+    unset(CMAKE_REQUIRED_FLAGS)
+    if(GRADFAST_HAS_X86_ISAS)
         list(APPEND GRADFAST_ISAS avx2 avx512 avx512bf16)
     endif()
 endif()
