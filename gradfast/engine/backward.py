@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from gradfast.engine import fusion
 from gradfast.engine.carrier import Carrier, reduce_to
 from gradfast.engine.plan import Action, Plan, Taker
-from gradfast.record import Graph
+from gradfast.record import Graph, Node
 from gradfast.rules import rule_for
+from gradfast.rules.base import Grads
 from gradfast.rules.uses import DenseUse
 
 
-def sweep(graph: Graph, plan: Plan, cotangents: Tensor, take: Taker) -> None:
-    """Carry the cotangents [R, B, K] of the logits back; ``take`` gets the node and output of each tensor used, and its use."""
+def sweep(graph: Graph, plan: Plan, cotangents: Tensor, take: Taker, *, norms: bool) -> None:
+    """Carry the cotangents [R, B, K] of the logits back.
+
+    ``take`` gets the node and output of each tensor used, and its use. ``norms`` says that squared norms are all that is asked
+    of the uses, so that they may come with the work of carrying.
+    """
     carrier = Carrier(graph.root, graph.root_output, cotangents)
     for node in graph.nodes:
         actions = plan.actions.get(node.order)
         grads = carrier.take(node) if actions else None
         if actions is None or grads is None:
             continue
+        g = grads[0]
         fused = plan.fusions.get(node.order)
-        if fused and grads[0] is not None and fusion.run(fused, graph, plan, node, grads[0], carrier, take):
+        if fused and g is not None and fusion.run(fused, graph, plan, node, g, carrier, take):
             continue
         rule = rule_for(node.name)
-        dense = [a is Action.DENSE and plan.batch == 1 for a in actions]
-        whole = rule.carry(node, grads, [True] * len(actions)) if any(dense) else ()
-        for i, (action, edge) in enumerate(zip(actions, node.edges, strict=True)):
-            if edge is None:
-                continue
-            if action is Action.USE and grads[0] is not None:
-                take(
-                    *rule.operand(node, i), rule.use(node, grads[0], i, plan.layouts[node.order], plan.batch)
-                )
-            elif dense[i] and i < len(whole) and (g := whole[i]) is not None:
-                take(*edge, DenseUse(reduce_to(g, edge[0].shapes[edge[1]])))
-        carrier.carry(node, grads, [a is Action.CARRY for a in actions])
+        needs = [a is Action.CARRY for a in actions]
+        used = [i for i, a in enumerate(actions) if a is Action.USE] if g is not None else []
+        layout = plan.layouts.get(node.order)
+        joint = rule.joint(node, g, needs[0], used, layout, plan.batch) if norms and g is not None else None
+        known = joint[1] if joint else {}
+        for i in used:
+            assert g is not None
+            assert layout is not None
+            take(*rule.operand(node, i), known.get(i) or rule.use(node, g, i, layout, plan.batch))
+        if plan.batch == 1 and Action.DENSE in actions:
+            _take_dense(node, grads, actions, take)
+        carrier.carry(
+            node, joint[0] if joint else rule.carry(node, grads, needs) if any(needs) else (), needs
+        )
+
+
+def _take_dense(node: Node, grads: Grads, actions: Sequence[Action], take: Taker) -> None:
+    """The gradients of a single sample at operands without a closed form."""
+    found = rule_for(node.name).carry(node, grads, [True] * len(actions))
+    for action, edge, g in zip(actions, node.edges, found, strict=False):
+        if action is Action.DENSE and edge is not None and g is not None:
+            take(*edge, DenseUse(reduce_to(g, edge[0].shapes[edge[1]])))

@@ -22,12 +22,9 @@ class Carrier:
         """The cotangents of the node's outputs, which are then no longer held; None where none arrived."""
         return self._waiting.pop(node.order, None)
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> None:
-        """Hand the cotangents of a node's outputs on to the operands that need them."""
-        if not any(needs):
-            return
-        out = rule_for(node.name).carry(node, grads, needs)
-        for need, edge, g in zip(needs, node.edges, out, strict=False):
+    def carry(self, node: Node, cotangents: Grads, needs: Sequence[bool]) -> None:
+        """Hand the cotangents of a node's operands on to those that need them."""
+        for need, edge, g in zip(needs, node.edges, cotangents, strict=False):
             if need and edge is not None and g is not None:
                 self.add(*edge, g)
 
@@ -56,5 +53,7 @@ def pull(graph: Graph, node: Node, output: int, grads: Tensor) -> dict[str, Tens
             continue
         if behind.parameter is not None and waiting[0] is not None:
             found[behind.parameter] = waiting[0]
-        carrier.carry(behind, waiting, [e is not None and bool(e[0].wanted) for e in behind.edges])
+        needs = [e is not None and bool(e[0].wanted) for e in behind.edges]
+        if any(needs):
+            carrier.carry(behind, rule_for(behind.name).carry(behind, waiting, needs), needs)
     return found

@@ -33,7 +33,7 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
             layout = Layout(0, node.shape[0] if node.shape else 1)
         elif grads is None:
             continue
-        elif grads[0] is not None and any(e and e[0].wanted and not e[0].from_input for e in node.edges):
+        elif grads[0] is not None and _may_use_a_parameter(node):
             layout, decided = find(grads[0], batch, codes)
             plan.decided &= decided
         if layout is not None:
@@ -48,9 +48,19 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
             if action is Action.DENSE and batch > 1:
                 plan.unserved |= edge[0].wanted
         if carrier is not None and grads is not None:
-            carrier.carry(node, grads, [a is Action.CARRY for a in actions])
+            needs = [a is Action.CARRY for a in actions]
+            if any(needs):
+                carrier.carry(node, rule_for(node.name).carry(node, grads, needs), needs)
     plan.fusions = fusion.find(graph, plan.actions)
     return plan
+
+
+def _may_use_a_parameter(node: Node) -> bool:
+    """Whether some operand may be made of parameters alone: no input lies behind it, or it is broadcast (looked-up positions)."""
+    return any(
+        e is not None and e[0].wanted and (not e[0].from_input or e[0].shapes[e[1]] != node.shape)
+        for e in node.edges
+    )
 
 
 def _probe(logits: Tensor, codes: Tensor) -> Tensor:
@@ -63,11 +73,11 @@ def _decide(node: Node, edge: int, layout: Layout | None, batch: int) -> Action:
     target = node.edges[edge]
     if target is None or not target[0].wanted:
         return Action.SKIP
-    if target[0].from_input:
+    rule = rule_for(node.name)
+    if target[0].from_input and not (layout is not None and rule.drops_samples(node, edge, layout, batch)):
         return Action.CARRY
     if layout is None:
         return Action.DENSE
-    rule = rule_for(node.name)
     if batch > 1 and rule.keeps_samples(node, edge, layout):
         return Action.CARRY if target[0].parameter is None else Action.DENSE
     return Action.USE if rule.serves(node, edge, layout, batch) else Action.DENSE

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradfast.engine import chunks
 from gradfast.engine.backward import sweep
-from gradfast.engine.collect import Collector, Metric
+from gradfast.engine.collect import Collector, Metric, SquaredNorm
 from gradfast.engine.decide import make_plan
 from gradfast.engine.plan import Plan
 from gradfast.engine.session import Session
@@ -116,7 +116,8 @@ class Engine:
             scaled, exponent = _normalize(v[part])
             collector = Collector(graph, plan, self.metric, self.shapes, scaled.shape[0])
             with torch.no_grad():
-                sweep(graph, plan, scaled.to(graph.root.dtypes[graph.root_output]), collector)
+                start = scaled.to(graph.root.dtypes[graph.root_output])
+                sweep(graph, plan, start, collector, norms=isinstance(self.metric, SquaredNorm))
                 collector.flush()
             parts.append({n: self._rescale(value, exponent) for n, value in collector.results.items()})
         return {n: torch.cat([p[n] for p in parts], 1) for n in parts[0]} if parts else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -37,9 +37,28 @@ class Rule:
         """Whether operand ``edge``, made of parameters alone, still has one part per sample (an expanded class token)."""
         return False
 
+    def drops_samples(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        """Whether operand ``edge`` was broadcast over the samples, so that no sample can lie behind it."""
+        return False
+
     def serves(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         """Whether ``use`` has a closed form for this operand, with the samples laid out so in the first output."""
         return edge in self.parameter_edges and self.separable(node, edge, layout, batch)
+
+    def joint(
+        self,
+        node: Node,
+        g: Tensor,
+        needs_input: bool,
+        used: Collection[int],
+        layout: Layout | None,
+        batch: int,
+    ) -> tuple[Grads, dict[int, Use]] | None:
+        """The work of ``carry`` and of some uses in one step, for squared norms; None where there is no such step.
+
+        ``used`` are the operands whose uses are wanted; those that the step did not take are left to ``use``.
+        """
+        return None
 
     def operand(self, node: Node, edge: int) -> tuple[Node, int]:
         """The tensor that ``use`` is a use of: the operand, as its node and output number."""

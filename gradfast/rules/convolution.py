@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gradfast import ops
 from gradfast.rules.base import Grads, Rule, register
 from gradfast.rules.elementwise import operand_shape
 from gradfast.rules.reshape import single
@@ -29,14 +31,51 @@ class Convolution(Rule):
         x, weight = node.saved("input"), node.saved("weight")
         folded = g.flatten(0, 1)
         # Only the sizes of the input matter to backward-data: memory that nothing touches stands for it.
-        like = torch.empty((folded.shape[0], *x.shape[1:]), dtype=x.dtype, device=x.device)
-        if folded.dim() == 4 and folded.is_contiguous(memory_format=torch.channels_last):
-            like = like.to(memory_format=torch.channels_last)
+        dense = folded.dim() == 4 and folded.is_contiguous(memory_format=torch.channels_last)
+        like = torch.empty(
+            (folded.shape[0], *x.shape[1:]),
+            dtype=x.dtype,
+            device=x.device,
+            memory_format=torch.channels_last if dense else torch.contiguous_format,
+        )
         out = torch.ops.aten.convolution_backward(
             folded, like, weight, None, node.saved("stride"), node.saved("padding"), node.saved("dilation"),
             node.saved("transposed"), node.saved("output_padding"), node.saved("groups"), (True, False, False),
         )[0]  # fmt: skip
         return [out.unflatten(0, (g.shape[0], g.shape[1]))]
+
+    def joint(
+        self,
+        node: Node,
+        g: Tensor,
+        needs_input: bool,
+        used: Collection[int],
+        layout: Layout | None,
+        batch: int,
+    ) -> tuple[Grads, dict[int, Use]] | None:
+        """Winograd's backward of a 3x3 convolution: both gradients from one transform of the cotangent."""
+        if not needs_input or not self._is_plain_3x3(node):
+            return None
+        weight = node.tensor("weight")
+        if not ops.has_conv3x3_backward(g, weight):
+            return None
+        norms = 1 in used and node.shape[0] == batch and _winograd_norm_is_cheaper(node)
+        x = node.tensor("input") if norms else None
+        carried, sqnorm = ops.conv3x3_backward(g, weight, x, need_input_grad=True, need_sqnorm=norms)
+        if not norms or layout is None:
+            return [carried], {}
+        use = self.use(node, g, 1, layout, batch)
+        assert isinstance(use, ConvUse)
+        return [carried], {1: replace(use, known_sqnorm=sqnorm)}
+
+    def _is_plain_3x3(self, node: Node) -> bool:
+        return (
+            len(node.shape) == 4
+            and operand_shape(node, 1)[2:] == (3, 3)
+            and not node.saved("transposed")
+            and int(node.saved("groups")) == 1
+            and all(_per_dimension(node, name) == (1, 1) for name in ("stride", "padding", "dilation"))
+        )
 
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         return layout.axis == 0
@@ -63,3 +102,9 @@ def _per_dimension(node: Node, name: str) -> tuple[int, ...]:
     """One number for each spatial dimension; autograd keeps a single one where all are alike."""
     values = tuple(int(v) for v in node.saved(name))
     return values * (len(node.shape) - 2) if len(values) == 1 else values
+
+
+def _winograd_norm_is_cheaper(node: Node) -> bool:
+    """Whether a row's norm takes fewer flops by Winograd, 4.5 O I T, than in the Gram form, O T^2 (the direct form: 18 O I T)."""
+    inputs = operand_shape(node, 1)[1]
+    return 4.5 * inputs < node.shape[2] * node.shape[3]

@@ -34,6 +34,9 @@ class Elementwise(Rule, ABC):
     def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
         return broadcast_keeps_samples(node.shape, operand_shape(node, edge), layout)
 
+    def drops_samples(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+        return batch > 1 and not self.keeps_samples(node, edge, layout)
+
     def serves(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         return True
 

@@ -24,9 +24,6 @@ SUM, MEAN, MAX = 0, 1, 2  # torch's numbers for the modes of a bag
 class Embedding(Rule):
     parameter_edges = frozenset({0})
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
-        return [None]
-
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         return layout.axis < len(node.shape) - 1
 

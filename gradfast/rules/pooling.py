@@ -22,6 +22,17 @@ def repeated(t: Tensor, rows: int) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last) if channels_last else out
 
 
+def sizes_only(x: Tensor, rows: int) -> Tensor:
+    """Stands for x repeated, where only its sizes matter: memory that nothing touches."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        (rows * x.shape[0], *x.shape[1:]),
+        dtype=x.dtype,
+        device=x.device,
+        memory_format=torch.channels_last if channels_last else torch.contiguous_format,
+    )
+
+
 @register("MaxPool2DWithIndicesBackward0")
 class MaxPool2d(Rule):
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
@@ -29,9 +40,7 @@ class MaxPool2d(Rule):
         if x.dim() != 4:
             return super().carry(node, grads, needs)
         rows = g.shape[0]
-        like = x.new_empty((rows * x.shape[0], *x.shape[1:]))  # only its sizes matter
-        if x.is_contiguous(memory_format=torch.channels_last):
-            like = like.to(memory_format=torch.channels_last)
+        like = sizes_only(x, rows)
         out = torch.ops.aten.max_pool2d_with_indices_backward(
             g.flatten(0, 1), like, node.saved("kernel_size"), node.saved("stride"), node.saved("padding"),
             node.saved("dilation"), node.saved("ceil_mode"), repeated(node.tensor("result1"), rows),
@@ -45,9 +54,7 @@ class AvgPool2d(Rule):
         g, x = single(grads), node.tensor("self")
         if x.dim() != 4:
             return super().carry(node, grads, needs)
-        like = x.new_empty((g.shape[0] * x.shape[0], *x.shape[1:]))
-        if x.is_contiguous(memory_format=torch.channels_last):
-            like = like.to(memory_format=torch.channels_last)
+        like = sizes_only(x, g.shape[0])
         out = torch.ops.aten.avg_pool2d_backward(
             g.flatten(0, 1), like, node.saved("kernel_size"), node.saved("stride"), node.saved("padding"),
             node.saved("ceil_mode"), node.saved("count_include_pad"), node.saved("divisor_override"),

@@ -83,12 +83,15 @@ class ConvUse(Use):
     groups: int
     transposed: bool
     frames: int
+    known_sqnorm: Tensor | None = None  # [B, R], where it came with the input gradient
 
     def _args(self) -> tuple[Any, ...]:
         kernel = self.weight_shape[2:]
         return kernel, self.stride, self.padding, self.dilation, self.groups, self.transposed, self.frames
 
     def sqnorm(self) -> Tensor:
+        if self.known_sqnorm is not None:
+            return self.known_sqnorm
         return ops.conv_sqnorm(self.x, self.g, *self._args())
 
     def dot(self, ref: Tensor) -> Tensor:
@@ -130,7 +133,11 @@ class ConvUse(Use):
             gs.append(use.g.unflatten(1, (batch, use.frames)))
             frames += use.frames
         return replace(
-            self, x=torch.cat(xs, 1).flatten(0, 1), g=torch.cat(gs, 2).flatten(1, 2), frames=frames
+            self,
+            x=torch.cat(xs, 1).flatten(0, 1),
+            g=torch.cat(gs, 2).flatten(1, 2),
+            frames=frames,
+            known_sqnorm=None,
         )
 
 
