@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,8 +27,8 @@ Inputs = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 
 # What torch says when an operand has a dtype that the layer's weight does not have.
 _DTYPE_MISMATCH = re.compile(
-    r"same dtype|expected scalar type|should be the same|not implemented for '|floating.?point|found dtype|"
-    r"must match the dtype|Expected tensor for argument .* to have .*scalar type",
+    r"same (dtype|datatype)|expected scalar type|should be the same|not implemented for '|found dtype|must match the dtype"
+    r"|mixed dtype|have one of the following scalar types",
     re.IGNORECASE,
 )
 
@@ -165,18 +164,23 @@ def call(model: nn.Module, x: Inputs) -> Any:
             return model(x)
         return model(**x) if isinstance(x, dict) else model(*x)
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        culprit = _wrong_dtype(model, x)
-        if culprit is None or not _DTYPE_MISMATCH.search(str(error)):
+        culprit = _wrong_dtype(model, x, str(error))
+        if culprit is None:
             raise
         name, value, wanted = culprit
-        raise InputError(
-            f"x: {name} is {describe(value)}; wanted {wanted}, as the model's parameters ({error})"
-        ) from error
+        raise InputError(f"x: {name} is {describe(value)}; wanted {wanted} ({error})") from error
 
 
-def _wrong_dtype(model: nn.Module, x: Inputs) -> tuple[str, Tensor, torch.dtype] | None:
+def _wrong_dtype(model: nn.Module, x: Inputs, message: str) -> tuple[str, Tensor, str] | None:
+    """The first tensor of ``x`` whose dtype can be what torch complains of, and the dtype that it wants."""
     dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    if not dtypes or not _DTYPE_MISMATCH.search(message):
+        return None
     for name, value in _items(x):
-        if dtypes and isinstance(value, Tensor) and value.dim() and value.dtype not in dtypes:
-            return name, value, dtypes[0]
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        if "'indices'" in message and value.is_floating_point():
+            return name, value, "token indices of an integer dtype (torch.int64)"
+        if value.dtype not in dtypes:
+            return name, value, f"{dtypes[0]}, as the model's parameters are"
     return None
