@@ -34,7 +34,7 @@ struct ConvShape {
     int64_t positions() const { return frames * positions_per_frame(); }  // T
     int64_t window_width() const { return window_channels * taps(); }
     bool unit_stride() const { return product(stride) == 1; }
-    // Every window is one pixel and the pixels are the positions: nothing to unfold.
+    // Every window is one pixel, and the pixels are the positions.
     bool pointwise() const { return taps() == 1 && unit_stride() && unpadded(); }
     bool unpadded() const { return padding[0] == 0 && padding[1] == 0 && padding[2] == 0; }
 };

@@ -2,51 +2,59 @@
 // prints it.
 #pragma once
 
-#include <string>
-
-#include "checks.h"
+#include "conv_shape.h"
 
 namespace gradfast {
 
 enum class Form { direct, gram, pixel_gram, rank_one };
 
-inline const char* form_name(Form f) {
-    switch (f) {
+inline const char* form_name(Form form) {
+    switch (form) {
         case Form::direct:
             return "direct";
         case Form::gram:
             return "gram";
         case Form::pixel_gram:
             return "pixel_gram";
-        case Form::rank_one:
+        default:
             return "rank_one";
     }
-    return "";
 }
 
-// One sample's gradients for all rows: rows x (P' U) with P [T, position_width], U [T, window_width]; one of
-// them is shared by the rows. Flops count multiply and add as two.
-struct NormProblem {
-    double rows, positions, shared_width, row_width, groups;
-    double pixels = 0;  // of the padded image that pixel_gram forms its Gram matrix over; 0: not applicable
-    double taps = 1;
-};
+// Whether a form can take this norm at all.
+inline bool form_applies(Form form, const ConvShape& s) {
+    if (form == Form::pixel_gram) return s.unit_stride() && !s.transposed;
+    return form != Form::rank_one || s.positions() == 1;
+}
 
-inline double form_flops(Form f, const NormProblem& p) {
-    const double t = p.positions;
-    switch (f) {
+// Flops of the squared norms of one sample for all rows, a multiply and an add counted as two. Gram matrices
+// are symmetric: only half of each is formed.
+inline double form_flops(Form form, const ConvShape& s) {
+    const double t = static_cast<double>(s.positions());
+    const double positions = static_cast<double>(s.position_channels),
+                 windows = static_cast<double>(s.window_width());
+    const double shared = s.transposed ? positions : windows, per_row = s.transposed ? windows : positions;
+    const double rows = static_cast<double>(s.rows), groups = static_cast<double>(s.groups);
+    const double pixels = static_cast<double>(s.frames * ConvShape::product(s.window));
+    switch (form) {
         case Form::direct:
-            return p.groups * 2 * p.rows * p.row_width * p.shared_width * t;
-        // Both Gram matrices are symmetric: half of each.
+            return groups * 2 * rows * positions * windows * t;
         case Form::gram:
-            return p.groups * (p.shared_width + p.rows * p.row_width) * t * t;
+            return groups * (shared + rows * per_row) * t * t;
         case Form::pixel_gram:
-            return p.groups * ((p.shared_width / p.taps) * p.pixels * p.pixels + p.taps * t * t +
-                               p.rows * p.row_width * t * t);
-        case Form::rank_one:
-            return p.groups * 2 * (p.shared_width + p.rows * p.row_width);
+            return groups * (static_cast<double>(s.window_channels) * pixels * pixels +
+                             static_cast<double>(s.taps()) * t * t / 2 + rows * per_row * t * t);
+        default:
+            return groups * 2 * (shared + rows * per_row);
     }
-    return 0;
+}
+
+// The form with the fewest flops.
+inline Form cheapest_form(const ConvShape& s) {
+    Form best = Form::direct;
+    for (const Form form : {Form::gram, Form::pixel_gram, Form::rank_one})
+        if (form_applies(form, s) && form_flops(form, s) < form_flops(best, s)) best = form;
+    return best;
 }
 
 }  // namespace gradfast

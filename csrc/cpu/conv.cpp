@@ -2,7 +2,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "../conv_shape.h"
+#include "weight_norm.h"
 
 namespace gradfast::cpu {
 namespace {
@@ -54,16 +54,26 @@ void each_sample_and_group(const at::Tensor& x, const at::Tensor& g, const ConvS
         }
 }
 
+Form conv_form(const ConvShape& s, c10::string_view name) {
+    if (name == "auto") return cheapest_form(s);
+    for (const Form form : {Form::direct, Form::gram, Form::pixel_gram})
+        if (name == form_name(form)) {
+            TORCH_CHECK_VALUE(form_applies(form, s), "conv_sqnorm: form is \"pixel_gram\" for a ",
+                              s.transposed ? "transposed convolution" : "convolution with stride",
+                              "; wanted auto, direct or gram");
+            return form;
+        }
+    TORCH_CHECK_VALUE(false, "conv_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or pixel_gram");
+}
+
 at::Tensor conv_sqnorm(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef kernel_size,
                        at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
                        int64_t groups, bool transposed, int64_t frames, c10::string_view form) {
     const auto s =
         conv_shape("conv_sqnorm", x, g, {kernel_size, stride, padding, dilation, groups, transposed, frames});
-    TORCH_CHECK_VALUE(form == "auto" || form == "direct" || form == "gram" || form == "pixel_gram",
-                      "conv_sqnorm: form is \"", form, "\"; wanted auto, direct, gram or pixel_gram");
     auto out = at::zeros({s.samples, s.rows}, x.options().dtype(accumulate_dtype(x.scalar_type())));
-    each_sample_and_group(x, g, s,
-                          [&](int64_t b, const at::Tensor& grads) { out[b] += grads.square().sum({1, 2}); });
+    if (out.numel() == 0 || x.numel() == 0 || g.numel() == 0) return out;
+    weight_sqnorm(s, Image::of_input(x), Image::of_cotangent(g), conv_form(s, form), out.mutable_data_ptr());
     return out;
 }
 

@@ -2,7 +2,7 @@
 #include <ATen/ATen.h>
 #include <torch/library.h>
 
-#include "../checks.h"
+#include "weight_norm.h"
 
 namespace gradfast::cpu {
 namespace {
@@ -15,23 +15,50 @@ void check_linear(const char* op, const at::Tensor& x, const at::Tensor& g) {
                       "; wanted [C, B, T, O] with B and T of x ", x.sizes());
 }
 
+// A linear layer is a convolution of extent 1 along its positions.
+ConvShape linear_shape(const at::Tensor& x, const at::Tensor& g) {
+    ConvShape s;
+    s.spatial_dims = 1;
+    s.rows = g.size(0);
+    s.samples = x.size(0);
+    s.frames = s.groups = 1;
+    s.position_channels = g.size(3);
+    s.window_channels = x.size(2);
+    s.position = s.window = {1, 1, x.size(1)};
+    s.kernel = s.stride = s.dilation = {1, 1, 1};
+    s.padding = {0, 0, 0};
+    s.transposed = false;
+    return s;
+}
+
+Form linear_form(const ConvShape& s, c10::string_view name) {
+    if (name == "auto") return cheapest_form(s);
+    for (const Form form : {Form::direct, Form::gram, Form::rank_one})
+        if (name == form_name(form)) {
+            TORCH_CHECK_VALUE(form_applies(form, s),
+                              "linear_sqnorm: form is \"rank_one\" for T = ", s.positions(),
+                              "; wanted T = 1");
+            return form;
+        }
+    TORCH_CHECK_VALUE(false, "linear_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or rank_one");
+}
+
 at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view form) {
     check_linear("linear_sqnorm", x, g);
-    TORCH_CHECK_VALUE(
-        form == "auto" || form == "direct" || form == "gram" || (form == "rank_one" && x.size(1) == 1),
-        "linear_sqnorm: form is \"", form, "\"; wanted auto, direct or gram, or rank_one with T = 1");
-    const auto acc = accumulate_dtype(x.scalar_type());
-    auto out = at::zeros({g.size(0), x.size(0)}, x.options().dtype(acc));
-    for (int64_t b = 0; b < x.size(0); ++b) {
-        const auto xb = x[b].to(acc);
-        const auto a = at::mm(xb, xb.t());
-        for (int64_t c = 0; c < g.size(0); ++c) {
-            const auto gb = g[c][b].to(acc);
-            out[c][b] = form == "direct" ? at::mm(gb.t(), xb).square().sum()
-                                         : (gb * at::mm(a, gb)).sum().clamp_min(0);
-        }
-    }
-    return out.t().contiguous();
+    const ConvShape s = linear_shape(x, g);
+    auto out = at::zeros({s.samples, s.rows}, x.options().dtype(accumulate_dtype(x.scalar_type())));
+    const Form chosen = linear_form(s, form);
+    if (out.numel() == 0 || x.numel() == 0 || g.numel() == 0) return out;
+    const auto matrix = [](const at::Tensor& t, int64_t row_stride, int64_t first_dim) {
+        return Image{static_cast<const char*>(t.const_data_ptr()),
+                     storage_of(t.scalar_type()),
+                     row_stride,
+                     t.stride(first_dim),
+                     t.stride(first_dim + 2),
+                     {0, 0, t.stride(first_dim + 1)}};
+    };
+    weight_sqnorm(s, matrix(x, 0, 0), matrix(g, g.stride(0), 1), chosen, out.mutable_data_ptr());
+    return out;
 }
 
 at::Tensor linear_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& ref) {
