@@ -6,16 +6,25 @@ import torch
 from torch import Tensor
 
 
-def assert_close(actual: Tensor, truth: Tensor, layers: tuple[str, ...], tolerance: float) -> None:
-    """Asserts ``|actual - truth| <= tolerance (|truth| + 1e-4 of that layer's largest)``.
+def assert_close(
+    actual: Tensor,
+    truth: Tensor,
+    layers: tuple[str, ...],
+    tolerance: float,
+    scale: Tensor | None = None,
+    noise: float = 1e-9,
+) -> None:
+    """Asserts ``|actual - truth| <= tolerance (scale + 1e-4 of that layer's largest)``.
 
-    Both are [B, C, L]. A gradient that is exactly zero in exact arithmetic (a key's bias under softmax, a bias
-    before GroupNorm) is rounding noise in both, so 1e-9 of the largest value of all layers is let pass, too.
+    All are [B, C, L]; the scale is ``|truth|`` unless given. A gradient that is zero in exact arithmetic (a key's
+    bias under softmax, a bias before GroupNorm) is rounding noise in both, so ``noise`` times the largest value of
+    all layers is let pass, too.
     """
     assert actual.shape == truth.shape, f"{tuple(actual.shape)} instead of {tuple(truth.shape)}"
     truth = truth.double()
-    largest = truth.abs().amax((0, 1), keepdim=True)
-    scale = truth.abs() + 1e-4 * largest + 1e-9 * largest.max()
+    scale = truth.abs() if scale is None else scale.double()
+    largest = scale.amax((0, 1), keepdim=True)
+    scale = scale + 1e-4 * largest + noise * largest.max()
     error = ((actual.double() - truth).abs() / scale).nan_to_num(nan=torch.inf, posinf=torch.inf)
     worst = error.amax((0, 1))
     bad = [
