@@ -26,6 +26,7 @@ import gradfast.reference
 from gradfast.errors import InputError, ModelError
 from gradfast.extractor import FeatureExtractor, FlaggedWarning
 from gradfast.features import Features
+from gradfast.progress import SampleProgress
 from gradfast.store import InUseError, MismatchError, Run, StoreError
 
 N = 40
@@ -432,6 +433,16 @@ class TestRefusals:
             extractor().extract(data(), out=tmp_path / "out", progress=False)
         extractor().extract(data(), out=tmp_path / "out", progress=False)
 
+    def test_children_of_a_killed_run_do_not_hold_the_directory(self, tmp_path: Path) -> None:
+        """A loader's workers outlive a killed run by some seconds."""
+        assert in_child(fork_and_die, tmp_path / "out", tmp_path / "child") == -signal.SIGKILL
+        child = int((tmp_path / "child").read_text())
+        try:
+            os.kill(child, 0)  # still there
+            assert len(extractor().extract(data(), out=tmp_path / "out", progress=False)) == N
+        finally:
+            os.kill(child, signal.SIGKILL)
+
     def test_shuffled_loader(self, tmp_path: Path) -> None:
         loader = DataLoader(Samples(), batch_size=8, shuffle=True)
         with pytest.raises(InputError, match="its order differs from run to run"):
@@ -470,6 +481,16 @@ class TestRefusals:
     def test_empty_sources(self) -> None:
         with pytest.raises(InputError, match="it gave no samples"):
             extractor().extract([], progress=False)
+
+
+def fork_and_die(folder: Path, note: Path) -> None:
+    with Run(folder, {}):
+        child = os.fork()
+        if not child:
+            time.sleep(300)
+            os._exit(0)
+        note.write_text(str(child))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class TestDisk:
@@ -516,6 +537,18 @@ def test_progress_shows_samples_rate_and_time_left(
     assert f"{N}/{N}" in shown.err
     assert "samples/s" in shown.err
     assert shown.out == ""
+
+
+def test_rate_is_that_of_this_run() -> None:
+    with SampleProgress(total=10**9, shown=False) as bar:
+        bar.resumed(10**8)
+        for _ in range(5):
+            time.sleep(0.002)
+            bar.advance(1)
+        (task,) = bar._progress.tasks
+        assert task.completed == 10**8 + 5
+        assert task.speed is not None
+        assert 0 < task.speed < 5 / 0.008
 
 
 @pytest.mark.shared
