@@ -251,9 +251,7 @@ def without_groups(model: nn.Module, x: Tensor, classes: Tensor) -> Tensor:
     return torch.einsum("bot,bdt->bod", g.flatten(2), columns).square().sum((1, 2))
 
 
-def test_grouped_convolutions_pair_channels_of_one_group_only(
-    api: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_grouped_convolutions_pair_channels_of_one_group_only(api: ModuleType) -> None:
     model, x = grouped()
     classes = torch.tensor([0, 1, 2])
     ours = api.grad_norms(model, x).select("0.weight").values[torch.arange(3), classes, 0]
@@ -261,8 +259,7 @@ def test_grouped_convolutions_pair_channels_of_one_group_only(
     wrong = without_groups(model, x, classes)
     torch.testing.assert_close(ours, truth, rtol=1e-9, atol=0)
     assert ((wrong / truth) > 2).all()
-    with capsys.disabled():
-        print(f"\n  grouped convolution, squared norms: {ours.tolist()}; groups ignored: {wrong.tolist()}")
+    print(f"squared norms: {ours.tolist()}; with groups ignored: {wrong.tolist()}")  # shown by pytest -rP
 
 
 @pytest.mark.peers
