@@ -331,6 +331,14 @@ class TestDamage:
         with pytest.raises(CorruptError, match=r"_manifest\.json: not what gradfast wrote"):
             Features.load(small)
 
+    def test_manifest_does_not_lead_out_of_its_directory(self, small: Path) -> None:
+        stored = json.loads((small / "_manifest.json").read_text())
+        del stored["sha256"]
+        stored["shards"][0]["file"] = "../other/part-00000.parquet"
+        write_sealed(small / "_manifest.json", stored, small)
+        with pytest.raises(CorruptError, match=r"names the file '\.\./other/part-00000\.parquet'"):
+            Features.load(small)
+
     def test_newer_schema(self, small: Path) -> None:
         stored = json.loads((small / "_manifest.json").read_text())
         del stored["sha256"]

@@ -56,6 +56,11 @@ class Manifest:
             raise StoreError(_no_manifest(folder)) from error
         layout = Layout.from_json(stored, path)
         records = [ShardRecord.from_json(shard) for shard in stored["shards"]]
+        for record in records:
+            if Path(record.name).name != record.name:
+                raise CorruptError(
+                    f"{path}: names the file {record.name!r}; wanted files of this directory only"
+                )
         return cls(layout, tuple(ShardFile(folder / record.name, record) for record in records))
 
 
