@@ -9,9 +9,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 PEERS = ("backpack",)
+
+# The same examples in every run: a failure is the change's, not the day's.
+settings.register_profile("gradfast", derandomize=True, deadline=None)
+settings.load_profile("gradfast")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
