@@ -2,6 +2,6 @@
 
 from zoo.base import Case, classifier
 from zoo.layers import LAYERS
-from zoo.uses import USES
+from zoo.routes import USES
 
 __all__ = ["LAYERS", "USES", "Case", "classifier"]

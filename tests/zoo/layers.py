@@ -13,16 +13,14 @@ from zoo.base import Function, Registry, classifier
 LAYERS = Registry()
 
 
-def layer(
-    name: str, make: Callable[[], nn.Module], *shape: int, fallback: bool = False, mix: bool = True
-) -> None:
+def layer(name: str, make: Callable[[], nn.Module], *shape: int, mix: bool = True) -> None:
     """Registers a classifier around the layer, for a batch of normal inputs of this shape."""
 
     def build() -> tuple[nn.Module, Tensor]:
         x = torch.randn(shape)
         return classifier(make(), x, mix=mix), x
 
-    LAYERS.put(name, build, fallback)
+    LAYERS.put(name, build)
 
 
 # Linear: leading dimensions, more and fewer positions than features
@@ -177,7 +175,7 @@ layer("prelu-per-channel-flat", partial(nn.PReLU, 5), 3, 5)
 
 
 # Embeddings
-def tokens(name: str, make: Callable[[], nn.Module], *shape: int, fallback: bool = False) -> None:
+def tokens(name: str, make: Callable[[], nn.Module], *shape: int) -> None:
     """Registers embedding -> tanh -> linear -> mean over positions -> head, for token indices below 7."""
 
     def build() -> tuple[nn.Module, Tensor]:
@@ -189,7 +187,7 @@ def tokens(name: str, make: Callable[[], nn.Module], *shape: int, fallback: bool
         )
         return net, torch.randint(7, shape)
 
-    LAYERS.put(name, build, fallback)
+    LAYERS.put(name, build)
 
 
 tokens("embedding", partial(nn.Embedding, 7, 5), 3, 9)
@@ -197,14 +195,12 @@ tokens("embedding-2d-tokens", partial(nn.Embedding, 7, 5), 3, 4, 5)
 tokens("embedding-one-token", partial(nn.Embedding, 7, 5), 3, 1)
 tokens("embedding-padding-idx", partial(nn.Embedding, 7, 5, padding_idx=2), 3, 9)
 tokens("embedding-negative-padding-idx", partial(nn.Embedding, 7, 5, padding_idx=-1), 3, 9)
-tokens("embedding-max-norm", partial(nn.Embedding, 7, 5, max_norm=1.0), 3, 9, fallback=True)
-tokens(
-    "embedding-scale-grad-by-freq", partial(nn.Embedding, 7, 5, scale_grad_by_freq=True), 3, 9, fallback=True
-)
-tokens("embedding-sparse", partial(nn.Embedding, 7, 5, sparse=True), 3, 9, fallback=True)
+tokens("embedding-max-norm", partial(nn.Embedding, 7, 5, max_norm=1.0), 3, 9)
+tokens("embedding-scale-grad-by-freq", partial(nn.Embedding, 7, 5, scale_grad_by_freq=True), 3, 9)
+tokens("embedding-sparse", partial(nn.Embedding, 7, 5, sparse=True), 3, 9)
 
 
-def bags(name: str, forward: Callable[..., Tensor], fallback: bool = False, **options: object) -> None:
+def bags(name: str, forward: Callable[..., Tensor], **options: object) -> None:
     """Registers an EmbeddingBag over token indices below 7, of shape [3, 6], with weights of that shape."""
 
     def build() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
@@ -214,7 +210,7 @@ def bags(name: str, forward: Callable[..., Tensor], fallback: bool = False, **op
         )
         return net, (torch.randint(7, (3, 6)), torch.randn(3, 6))
 
-    LAYERS.put(name, build, fallback)
+    LAYERS.put(name, build)
 
 
 def with_offsets(bag: nn.EmbeddingBag, x: Tensor, w: Tensor) -> Tensor:
@@ -321,8 +317,8 @@ def _() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return net, (torch.randn(3, 5, 6), torch.randn(3, 4, 6))
 
 
-# Layers that no rule needs to know: the fallback must be exact, too
-def recurrent(name: str, make: Callable[[], nn.Module]) -> None:
+# Recurrent and bilinear layers: where no rule knows them, the fallback must be exact, too
+def recurrent(name: str, make: Callable[[], nn.Module], fallback: bool = True) -> None:
     def build() -> tuple[nn.Module, Tensor]:
         rnn = make()
         width = rnn.hidden_size * (2 if rnn.bidirectional else 1)
@@ -337,16 +333,16 @@ def recurrent(name: str, make: Callable[[], nn.Module]) -> None:
 
         return Function(forward, mix=nn.Linear(4, 4), rnn=rnn, head=nn.Linear(width, 4)), torch.randn(3, 6, 4)
 
-    LAYERS.put(name, build, fallback=True)
+    LAYERS.put(name, build, fallback)
 
 
 recurrent("lstm", partial(nn.LSTM, 4, 5, batch_first=True))
 recurrent("lstm-deep-bidirectional", partial(nn.LSTM, 4, 5, num_layers=2, bidirectional=True))
 recurrent("gru", partial(nn.GRU, 4, 5, batch_first=True))
-recurrent("rnn", partial(nn.RNN, 4, 5, nonlinearity="relu", batch_first=True, bias=False))
+recurrent("rnn", partial(nn.RNN, 4, 5, nonlinearity="relu", batch_first=True, bias=False), fallback=False)
 
 
-@LAYERS.add("lstm-cell", fallback=True)
+@LAYERS.add("lstm-cell")
 def _() -> tuple[nn.Module, Tensor]:
     def forward(m: nn.Module, x: Tensor) -> Tensor:
         h = c = x.new_zeros(x.shape[0], 5)

@@ -17,10 +17,8 @@ NETWORKS = Registry()
 FULL_SIZE = Registry()
 
 
-def images(
-    registry: Registry, name: str, make: Callable[[], nn.Module], pixels: int, batch: int = 4, **options: bool
-) -> None:
-    registry.put(name, lambda: (make(), torch.randn(batch, 3, pixels, pixels)), **options)
+def images(registry: Registry, name: str, make: Callable[[], nn.Module], pixels: int, batch: int = 4) -> None:
+    registry.put(name, lambda: (make(), torch.randn(batch, 3, pixels, pixels)))
 
 
 @NETWORKS.add("mlp")
@@ -86,7 +84,6 @@ images(
         num_classes=10,
     ),
     32,
-    fallback=True,
 )
 for version, block in (
     (1, swin_transformer.SwinTransformerBlock),
@@ -107,7 +104,6 @@ for version, block in (
             downsample_layer=(swin_transformer.PatchMerging, swin_transformer.PatchMergingV2)[version - 1],
         ),
         32,
-        fallback=True,
     )
 images(
     NETWORKS,
@@ -123,7 +119,6 @@ images(
         num_classes=10,
     ),
     32,
-    fallback=True,
 )
 
 
@@ -177,7 +172,7 @@ class GPT(nn.Module):
         return self.head(x[:, -1])
 
 
-NETWORKS.put("gpt-tied", lambda: (GPT(), torch.randint(13, (2, 12))), fallback=True)
+NETWORKS.put("gpt-tied", lambda: (GPT(), torch.randint(13, (2, 12))))
 
 for name in (
     "densenet121",
@@ -195,16 +190,14 @@ for name in (
         name,
         partial(getattr(torchvision.models, name), num_classes=10),
         64,
-        fallback=name == "convnext_tiny",
     )
 for name in ("swin_t", "swin_v2_t"):
-    images(FULL_SIZE, name, partial(getattr(torchvision.models, name), num_classes=10), 64, fallback=True)
+    images(FULL_SIZE, name, partial(getattr(torchvision.models, name), num_classes=10), 64)
 images(
     FULL_SIZE,
     "vit_b_32",
     partial(torchvision.models.vit_b_32, image_size=64, num_classes=10),
     64,
-    fallback=True,
 )
 images(
     FULL_SIZE,
@@ -221,7 +214,6 @@ images(
         num_classes=10,
     ),
     64,
-    fallback=True,
 )
 images(
     FULL_SIZE,
