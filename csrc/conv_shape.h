@@ -126,6 +126,22 @@ inline ConvShape conv_shape(const char* op, const at::Tensor& x, const at::Tenso
     return s;
 }
 
+// A linear layer, x [B, T, D] and g [C, B, T, O], is a convolution of extent 1 along its positions.
+inline ConvShape linear_shape(const at::Tensor& x, const at::Tensor& g) {
+    ConvShape s;
+    s.spatial_dims = 1;
+    s.rows = g.size(0);
+    s.samples = x.size(0);
+    s.frames = s.groups = 1;
+    s.position_channels = g.size(3);
+    s.window_channels = x.size(2);
+    s.position = s.window = {1, 1, x.size(1)};
+    s.kernel = s.stride = s.dilation = {1, 1, 1};
+    s.padding = {0, 0, 0};
+    s.transposed = false;
+    return s;
+}
+
 // The shape of the weight that ref must have.
 inline std::vector<int64_t> conv_weight_shape(const ConvShape& s) {
     std::vector<int64_t> shape{s.position_channels * s.groups, s.window_channels};

@@ -57,4 +57,20 @@ inline Form cheapest_form(const ConvShape& s) {
     return best;
 }
 
+// Flops of the inner products across the rows of one sample, by tiles of all gradients or by the shared Gram
+// matrix.
+inline double across_rows_flops(Form form, const ConvShape& s) {
+    const double t = static_cast<double>(s.positions());
+    const double positions = static_cast<double>(s.position_channels),
+                 windows = static_cast<double>(s.window_width());
+    const double shared = s.transposed ? positions : windows, per_row = s.transposed ? windows : positions;
+    const double rows = static_cast<double>(s.rows), groups = static_cast<double>(s.groups);
+    if (form == Form::direct) return groups * positions * windows * (2 * rows * t + rows * rows);
+    return groups * (2 * shared * t * t + 2 * rows * per_row * t * t + rows * rows * per_row * t);
+}
+
+inline Form gram_across_rows_form(const ConvShape& s) {
+    return across_rows_flops(Form::gram, s) < across_rows_flops(Form::direct, s) ? Form::gram : Form::direct;
+}
+
 }  // namespace gradfast

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 
+#include "panels.h"
 #include "parallel.h"
 #include "simd/depthwise.h"
 #include "simd/gram_weight.h"
 #include "simd/inner.h"
-#include "simd/outer.h"
 #include "simd/reduce.h"
 
 namespace gradfast::cpu {
@@ -14,10 +14,6 @@ namespace {
 
 // Positions whose products with all later ones make one item of work: a multiple of kInnerAlign.
 constexpr int64_t kPartPositions = 4 * kInnerAlign;
-
-int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 // One operand is shared by all rows, the other one is there for each row; a subclass turns them into norms.
 class Norms {
@@ -41,16 +37,8 @@ class DirectNorms final : public Norms {
           windows_(window_operand(s, u, element, Use::windows)),
           positions_(position_operand(s, p, element, Use::positions,
                                       element == Element::bf16 ? windows_->layout().line_width : 0)),
-          problem_{element, {}, {}, s.position_channels} {
-        // Panels of a few whole vectors, as even as they come.
-        const int64_t lanes = GRADFAST_SIMD(outer_lanes)(element), length = windows_->layout().run_length;
-        const int64_t vectors = ceil_div(length, lanes), panels = ceil_div(vectors, kOuterVectors);
-        for (const int64_t run : windows_->layout().run)
-            for (int64_t i = 0; i < panels; ++i) {
-                const int64_t begin = vectors * i / panels * lanes, end = vectors * (i + 1) / panels * lanes;
-                panels_.push_back({run + begin, std::min(end, length) - begin});
-            }
-    }
+          problem_{element, {}, {}, s.position_channels},
+          panels_(outer_panels(windows_->layout(), element)) {}
 
     void share(int64_t sample, int64_t group) override {
         shared_ = (rows_are_windows_ ? positions_ : windows_)->load(scratch_, 0, sample, group);
@@ -70,10 +58,6 @@ class DirectNorms final : public Norms {
     }
 
   private:
-    struct Panel {
-        int64_t begin, columns;
-    };
-
     bool rows_are_windows_;
     std::unique_ptr<Operand> windows_, positions_;
     OuterProblem problem_;
