@@ -111,34 +111,42 @@ class Ninja:
         return self.folder / target
 
 
-def kernel_sources(kernels: Path = CUDA / "kernels") -> list[Path]:
-    return sorted(kernels.glob("*.cu"))
-
-
-def add_kernels(
-    ninja: Ninja, sanitizer: Sanitizer, optimize: list[str], kernels: Path = CUDA / "kernels"
-) -> None:
-    """The emulator and the kernels, as nvcc's host compiler would see them."""
-    common = [
-        "-std=c++17",
-        "-g1",
-        "-fPIC",
-        "-fvisibility=hidden",
-        "-Wall",
-        "-Wextra",
-        "-isystem",
-        str(cuda_headers()),
-    ]
+def add_emulated(ninja: Ninja, sanitizer: Sanitizer, optimize: str, kernels: list[Path]) -> None:
+    """The emulator and these kernel files, as nvcc's host compiler would see them."""
+    common = ["-std=c++17", "-g1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"]
+    common += ["-isystem", str(cuda_headers()), f"-I{HERE / 'emulator'}"]
     for source in sorted((HERE / "emulator").glob("*.cpp")):
         checked = source.name == "checked_copy.cpp"
-        extra = [*sanitizer.kernel_flags] if checked else [*sanitizer.emulator_flags]
+        extra = sanitizer.kernel_flags if checked else sanitizer.emulator_flags
         ninja.compile(source, [*common, "-O2", *extra])
-    for source in kernel_sources(kernels):
-        ninja.compile(
-            source,
-            [*common, *optimize, *sanitizer.kernel_flags, f"-I{HERE / 'emulator'}", "-Wno-unknown-pragmas",
-             "-Wno-attributes", "-x", "c++"],
-        )  # fmt: skip
+    for source in kernels:
+        quiet = ["-Wno-unknown-pragmas", "-Wno-attributes"]
+        ninja.compile(source, [*common, optimize, *sanitizer.kernel_flags, *quiet, "-x", "c++"])
+
+
+# The kernel files that each program of drivers/ runs.
+DRIVERS = {
+    "direct": ["direct.cu"],
+    "gram": ["gram.cu"],
+    "dot": ["dot.cu"],
+    "channel": ["channel.cu", "sum.cu"],
+    "embedding": ["embedding.cu"],
+}
+
+
+def build_driver(
+    name: str, sanitizer: Sanitizer, kernels: Path = CUDA / "kernels", variant: str = "clean"
+) -> Path:
+    """The program drivers/<name>.cpp over the kernels of a folder, which may be a changed copy."""
+    require_tools()
+    ninja = Ninja(BUILD / f"{sanitizer.name}-{variant}-{name}")
+    add_emulated(ninja, sanitizer, "-O1", [kernels / file for file in DRIVERS[name]])
+    ninja.compile(
+        HERE / "drivers" / f"{name}.cpp",
+        ["-std=c++17", "-g1", "-O1", "-Wall", "-Wextra", "-isystem", str(cuda_headers()), f"-I{HERE / 'emulator'}",
+         *sanitizer.kernel_flags],
+    )  # fmt: skip
+    return ninja.link(name, [*sanitizer.link_flags, "-lpthread"])
 
 
 def build_ops() -> Path:
@@ -148,7 +156,7 @@ def build_ops() -> Path:
 
     require_tools()
     ninja = Ninja(BUILD / f"ops-torch{torch.__version__}")
-    add_kernels(ninja, PLAIN, ["-O2"])
+    add_emulated(ninja, PLAIN, "-O2", sorted((CUDA / "kernels").glob("*.cu")))
     standard = "-std=c++20" if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 12) else "-std=c++17"
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     includes = [flag for path in include_paths() for flag in ("-isystem", path)]

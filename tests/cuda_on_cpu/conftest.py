@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import types
+import os
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 from .build import CannotBuildError, build_ops
 
 
+class OnGpu:
+    """torch.ops.gradfast on the GPU for arguments and results on the CPU."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            moved = tree_map_only(torch.Tensor, lambda t: t.cuda(), arguments)
+            return tree_map_only(torch.Tensor, lambda t: t.cpu(), getattr(torch.ops.gradfast, name)(*moved))
+
+        return call
+
+
 @pytest.fixture(scope="session")
-def emulated() -> types.ModuleType:
-    """torch.ops.gradfast_emulated: the CUDA sources of csrc/cuda, run on CPU tensors."""
+def emulated() -> Any:
+    """torch.ops.gradfast_emulated: the CUDA sources of csrc/cuda, run on CPU tensors.
+
+    With GRADFAST_TEST_DEVICE=cuda the same tests go to the GPU.
+    """
     import gradfast  # noqa: F401  (declares the operators)
 
+    if os.environ.get("GRADFAST_TEST_DEVICE") == "cuda":
+        return OnGpu()
     try:
         torch.ops.load_library(str(build_ops()))
     except CannotBuildError as error:

@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(T::kThreads) gram_kernel(const __grid_constant
             const int s = s0 + m, t = t0 + n;
             if (s >= count || t >= count) return;
             gram[static_cast<int64_t>(s) * count + t] = common.value[i];
-            gram[static_cast<int64_t>(t) * count + s] = common.value[i];
+            if (!diagonal) gram[static_cast<int64_t>(t) * count + s] = common.value[i];
         });
         return;
     }
