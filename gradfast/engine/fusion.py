@@ -79,7 +79,7 @@ def run(
     fusion: Fusion, graph: Graph, plan: Plan, head: Node, g: Tensor, carrier: Carrier, take: Taker
 ) -> bool:
     """Do the fused step at ``head``, whose cotangent is g [R, N, O, *]; False, and nothing done, where it does not apply."""
-    if g.device.type != "cpu" or g.dtype is torch.float16:
+    if g.device.type == "cpu" and g.dtype is torch.float16:
         return False
     norms = [graph.nodes[i] for i in fusion.norms]
     rule = rule_for(head.name)
