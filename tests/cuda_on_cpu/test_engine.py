@@ -101,7 +101,7 @@ def test_grad_norms_of_a_network(served: Counter[str], name: str) -> None:
     scale = wanted.values + 1e-4 * wanted.values.amax((0, 1), keepdim=True) + 1e-9 * wanted.values.max()
     assert ((actual.values.double() - wanted.values) / scale).abs().max() < 1e-4
     wanted_ops = {
-        "resnet": {"conv_sqnorm", "linear_sqnorm", "bias_sqnorm"},
+        "resnet": {"conv_sqnorm", "linear_sqnorm", "bias_sqnorm", "gate_backward"},
         "vit": {"linear_sqnorm", "affine_sqnorm"},
     }
     assert wanted_ops[name] <= set(served), dict(served)

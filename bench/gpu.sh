@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Everything there is to know about gradfast on this machine's GPU, in one command under ten minutes and without a
+# network: build, tests, compute-sanitizer, kernels against the roofline, the engine against its peers.
+#
+#   bench/gpu.sh [folder for the results, default build/gpu]
+#
+# A part that fails or runs out of time is recorded and the rest goes on. results.json holds all numbers, index.html the
+# plots, and a log of each part lies beside them. GRADFAST_GPU_DEVICE=cpu exercises the same steps on the CPU with small
+# shapes; PYTHON chooses the interpreter.
+set -u
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec "${PYTHON:-python3}" -m bench.gpu.run --out "${1:-build/gpu}" --device "${GRADFAST_GPU_DEVICE:-cuda}"

@@ -1,0 +1,147 @@
+"""Runs the parts of bench/gpu.sh one after another, each in a process and a time of its own, and gathers their results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command, what it may take, and the JSON file that it writes, if any."""
+
+    name: str
+    command: list[str]
+    seconds: int
+    writes: Path | None = None
+    environment: dict[str, str] | None = None
+
+
+def parts(out: Path, device: str, architecture: str | None) -> list[Part]:
+    """The parts in order; their limits sum to less than ten minutes."""
+    python = sys.executable
+    cuda = device == "cuda"
+    build = {"GRADFAST_CUDA": "1" if cuda else "0"}
+    if architecture:
+        build["TORCH_CUDA_ARCH_LIST"] = architecture
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    found = [
+        Part("build", [python, "setup.py", "-q", "build_ext", "--inplace"], 150, environment=build),
+        Part(
+            "operators",
+            [*pytest, "tests/cuda_on_cpu/test_weight_gradients.py", "tests/cuda_on_cpu/test_channels.py",
+             *([] if cuda else ["-k", "test_linear or test_embedding"])],
+            80,
+            environment={"GRADFAST_TEST_DEVICE": device if cuda else "emulator"},
+        ),
+        Part("tests", [*pytest, *(["tests"] if cuda else ["tests/ops"])], 90),
+    ]  # fmt: skip
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path="/usr/local/cuda/bin"
+    )
+    for tool in SANITIZER_TOOLS:
+        listed = [python, "-m", "bench.gpu.short_list", "--device", device]
+        command = [sanitizer or "compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *listed]
+        found.append(Part(f"sanitizer {tool}", command if cuda else listed, 25))
+    for name, seconds in (("kernels", 70), ("engines", 100)):
+        target = out / f"{name}.json"
+        command = [python, "-m", f"bench.gpu.{name}", "--device", device, "--out", str(target)]
+        found.append(Part(name, command, seconds, writes=target))
+    return found
+
+
+def run(part: Part, out: Path) -> dict[str, Any]:
+    """Runs one part; whatever happens is told in its result."""
+    log = out / f"{part.name.replace(' ', '-')}.log"
+    start = time.perf_counter()
+    result: dict[str, Any] = {"part": part.name, "status": "ok"}
+    with log.open("w") as stream:
+        try:
+            done = subprocess.run(
+                part.command,
+                cwd=ROOT,
+                env=os.environ | (part.environment or {}),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                timeout=part.seconds,
+                check=False,
+            )
+            if done.returncode != 0:
+                result["status"] = f"exit {done.returncode}"
+        except subprocess.TimeoutExpired:
+            result["status"] = f"stopped after {part.seconds} s"
+        except OSError as error:
+            result["status"] = f"did not start: {error}"
+    result["seconds"] = round(time.perf_counter() - start, 1)
+    result["last_lines"] = log.read_text(errors="replace").splitlines()[-5:]
+    if part.writes and part.writes.exists():  # a part that fails midway has written what it had
+        result["results"] = json.loads(part.writes.read_text())
+    return result
+
+
+def machine(device: str) -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": device,
+    }
+    if device == "cuda" and torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory": properties.total_memory,
+        }
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for results.json, index.html and the logs"
+    )
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--only", nargs="*", help="names of the parts to run")
+    arguments = parser.parse_args()
+    out: Path = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": machine(arguments.device), "parts": []}
+    for part in parts(out, arguments.device, results["machine"].get("capability")):
+        if arguments.only and part.name not in arguments.only:
+            continue
+        result = run(part, out)
+        print(f"{result['part']:<20} {result['status']:<24} {result['seconds']:>6.1f} s", flush=True)
+        results["parts"].append(result)
+        (out / "results.json").write_text(
+            json.dumps(results, indent=1)
+        )  # what there is, should the machine go away
+    try:
+        from . import page
+
+        page.write(results, out / "index.html")
+        print(f"wrote {out / 'index.html'}")
+    except Exception as error:  # the numbers are there without the plots
+        print(f"no plots: {error}")
+    print(f"wrote {out / 'results.json'}")
+    return int(any(p["status"] != "ok" for p in results["parts"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
