@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,6 +21,7 @@ __all__ = [
     "check_model",
     "check_reference",
     "map_tensors",
+    "shapes_of_samples",
     "slice_batch",
 ]
 
@@ -84,6 +86,12 @@ def batch_size(x: Inputs) -> int:
 def slice_batch(x: Inputs, chunk: slice) -> Inputs:
     """Samples ``chunk`` of the batch, as views."""
     return map_tensors(lambda tensor: tensor[chunk] if tensor.dim() else tensor, x)
+
+
+def shapes_of_samples(x: Inputs) -> tuple[tuple[str, tuple[int, ...], torch.dtype], ...]:
+    """Name, shape without B, and dtype of each tensor in ``x``."""
+    tensors = ((name, value) for name, value in _items(x) if isinstance(value, Tensor))
+    return tuple((name, tuple(value.shape[1:]), value.dtype) for name, value in tensors)
 
 
 def check_inputs(model: nn.Module, x: Inputs) -> int:

@@ -6,19 +6,22 @@ All of them are exact, per sample and per parameter tensor, and leave the model 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike
 from gradfast.engine.collect import Dot, Gram, Metric, SquaredNorm
+from gradfast.engine.explain import WatchedEngine, timed
 from gradfast.engine.run import Engine
+from gradfast.explanation import Explanation, explanation
 from gradfast.inputs import Inputs, check_inputs, check_model, check_reference
 from gradfast.options import parse_dtype, parse_memory_budget
 from gradfast.results import GradDots, GradGram, GradNorms
 from gradfast.selection import parameter_aliases, select_layers
 
-__all__ = ["GradDots", "GradGram", "GradNorms", "grad_dots", "grad_gram", "grad_norms"]
+__all__ = ["GradDots", "GradGram", "GradNorms", "explain", "grad_dots", "grad_gram", "grad_norms"]
 
 
 def grad_norms(
@@ -129,6 +132,36 @@ def grad_gram(
     )
 
 
+def explain(
+    model: nn.Module,
+    x: Inputs,
+    *,
+    contrast: ContrastLike = "one-hot",
+    loss: LossLike = None,
+    classes: ClassesLike = None,
+    layers: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    memory_budget: int | str | None = None,
+) -> Explanation:
+    """How `grad_norms` would take these norms, and what each parameter costs: the form chosen, flops, bytes, measured time.
+
+    The norms are taken twice, once to plan and warm up and once to measure; arguments, errors and warnings are those of
+    `grad_norms`.
+
+    Returns:
+        `Explanation`: data, which prints as tables (``print(gradfast.explain(model, x))``).
+    """
+    held = Contrast.parse(contrast, loss, classes)
+    grad_norms(
+        model, x, contrast=contrast, loss=loss, classes=classes,
+        layers=layers, dtype=dtype, memory_budget=memory_budget,
+    )  # fmt: skip
+    engine, batch = _engine(model, x, SquaredNorm(), layers, dtype, memory_budget, kind=WatchedEngine)
+    assert isinstance(engine, WatchedEngine)
+    (values, *_), seconds = timed(partial(_run, engine, x, batch, held), engine.session.device)
+    return explanation(engine, batch, values.shape[1], seconds)
+
+
 def _engine(
     model: nn.Module,
     x: Inputs,
@@ -137,6 +170,7 @@ def _engine(
     dtype: torch.dtype | None,
     memory_budget: int | str | None,
     among: tuple[str, ...] | None = None,
+    kind: type[Engine] = Engine,
 ) -> tuple[Engine, int]:
     parameters = check_model(model)
     batch = check_inputs(model, x)
@@ -147,7 +181,7 @@ def _engine(
     if autocast is torch.float32:
         autocast = None
     budget = parse_memory_budget(memory_budget)
-    return Engine(model, names, metric, autocast=autocast, memory_budget=budget), batch
+    return kind(model, names, metric, autocast=autocast, memory_budget=budget), batch
 
 
 def _run(engine: Engine, x: Inputs, batch: int, held: Contrast) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -162,7 +196,8 @@ def _run(engine: Engine, x: Inputs, batch: int, held: Contrast) -> tuple[Tensor,
     classes = next(iter(of_rows.values()))
     if classes is not None and classes.dim() == 2:
         # A chunk that did not fit was started again, smaller: of each start the last is what was run.
-        classes = torch.cat([c for _, c in sorted(of_rows.items()) if c is not None])
+        with torch.inference_mode(False):
+            classes = torch.cat([c for _, c in sorted(of_rows.items()) if c is not None])
     return values, logits, classes
 
 

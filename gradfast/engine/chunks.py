@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch import Tensor
 
-from gradfast.engine.plan import Action, Plan
+from gradfast.engine.plan import Action, Cost, Plan
 from gradfast.errors import InputError
 from gradfast.record import Graph
 
 # Without a budget: cotangents of this many bytes at most, so that a large batch does not surprise anyone.
 DEFAULT_COTANGENT_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Bytes per sample: ``activations`` that the recorded forward pass keeps, ``cotangents`` of one row at the fullest moment."""
-
-    activations: int
-    cotangents: int
 
 
 def measure(graph: Graph, plan: Plan) -> Cost:
@@ -62,21 +53,20 @@ def _saved_bytes(graph: Graph) -> int:
     return sum(seen.values())
 
 
-def chunk(cost: Cost, batch: int, rows: int, budget: int | None, all_rows: bool) -> tuple[int, int]:
-    """Samples and rows per chunk.
+def chunk(cost: Cost, rows: int, budget: int | None, all_rows: bool) -> tuple[int, int]:
+    """Samples and rows that go back together.
 
     Raises:
         InputError: the budget does not hold a single sample with a single row.
     """
     if budget is None:
-        fit = DEFAULT_COTANGENT_BYTES // max(1, cost.cotangents * rows)
-        return max(1, min(batch, fit)), rows
+        return max(1, DEFAULT_COTANGENT_BYTES // max(1, cost.cotangents * rows)), rows
     least = cost.activations + cost.cotangents * (rows if all_rows else 1)
     if budget < least:
         raise InputError(f"memory_budget: got {budget} bytes; one sample of this model needs {least}")
     samples = budget // (cost.activations + cost.cotangents * rows)
     if samples >= 1:
-        return min(batch, samples), rows
+        return samples, rows
     return 1, min(rows, (budget - cost.activations) // max(1, cost.cotangents))
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradfast.engine import fusion
 from gradfast.engine.carrier import Carrier
 from gradfast.engine.plan import Action, Plan
+from gradfast.errors import ModelError
 from gradfast.record import Graph, Layout, Node
 from gradfast.record.layout import find, sample_codes
 from gradfast.rules import rule_for
@@ -27,6 +28,11 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
     for node in graph.nodes:
         if not node.wanted or node.parameter is not None:
             continue
+        if rule_for(node.name).mixes_samples(node, batch):
+            raise ModelError(
+                f"model: {node.name.removesuffix('Backward0')} with the statistics of the batch mixes its samples, so "
+                "no per-sample gradient exists; wanted model.eval()"
+            )
         grads = carrier.take(node) if carrier else None
         layout: Layout | None = None
         if carrier is None:

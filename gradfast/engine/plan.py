@@ -31,6 +31,14 @@ class Fusion:
     plain: tuple[tuple[int, int], ...] = ()
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Bytes per sample: ``activations`` that the recorded forward pass keeps, ``cotangents`` of one row at the fullest moment."""
+
+    activations: int = 0
+    cotangents: int = 0
+
+
 @dataclass
 class Plan:
     """Actions and layouts by the order number of the graph's nodes; it outlives the graph that it was made on.
@@ -47,3 +55,4 @@ class Plan:
     unserved: set[str] = field(default_factory=set)
     decided: bool = True
     fusions: dict[int, Fusion] = field(default_factory=dict)
+    cost: Cost = Cost()

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from gradfast.engine import chunks
 from gradfast.engine.backward import sweep
+from gradfast.engine.book import book_of
 from gradfast.engine.collect import Collector, Metric, SquaredNorm
 from gradfast.engine.decide import make_plan
 from gradfast.engine.plan import Plan
 from gradfast.engine.session import Session
 from gradfast.errors import FallbackWarning, ModelError
-from gradfast.inputs import Inputs
+from gradfast.inputs import Inputs, shapes_of_samples
 from gradfast.record import Graph
 
 # For the logits [B, K] of samples ``chunk``: the cotangents [R, B, K], and anything to keep of the rows.
 Cotangents = Callable[[Tensor, slice], Tensor]
 
-# Plans are reused for every batch whose graph has the same operations and shapes.
-_PLANS: WeakKeyDictionary[nn.Module, dict[Any, Plan]] = WeakKeyDictionary()
-_WARNED: WeakSet[nn.Module] = WeakSet()
+FIRST_CHUNK = 8
 
 
 class Engine:
@@ -41,7 +38,9 @@ class Engine:
         memory_budget: int | None = None,
     ) -> None:
         self.names, self.metric, self.budget = names, metric, memory_budget
+        self.model = model
         self.session = Session(model, names, autocast)
+        self.book = book_of(model)
         self.shapes = {n: p.shape for n, p in self.session.parameters.items()}
         self.fallback: set[str] = set()
         self.reached: set[str] = set()
@@ -50,35 +49,38 @@ class Engine:
         """The metric of every sample [B, R, ..., L] and the logits [B, K]."""
         values: list[Tensor] = []
         logits: list[Tensor] = []
+        key = (shapes_of_samples(x), self.names, self.session.autocast, self.budget, type(self.metric))
         with self.session.borrow():
-            size, start = batch, 0
+            # Until a chunk has told what a sample costs, a few go first.
+            size, start = self.book.sizes.get(key, FIRST_CHUNK if self.budget is None else 2), 0
             while start < batch:
                 part = slice(start, min(start + size, batch))
                 try:
-                    value, z, fit = self._samples(x, part, cotangents)
+                    value, z, size = self._samples(x, part, cotangents)
                 except RuntimeError as error:
                     if not _out_of_memory(error) or part.stop - part.start == 1:
                         raise
                     size = max(1, (part.stop - part.start) // 2)
                     continue
-                if value is None:  # more samples than the budget holds
-                    size = fit
-                    continue
-                values.append(value)
-                logits.append(z)
-                start = part.stop
+                if value is not None:  # else there were more samples than fit
+                    values.append(value)
+                    logits.append(z)
+                    start = part.stop
+            self.book.sizes[key] = size
+            found = torch.cat(values), torch.cat(logits)
         if not self.reached:
             raise ModelError(
                 "model: its output does not depend on any of the selected parameters; wanted logits that do"
             )
         self._warn()
-        return torch.cat(values), torch.cat(logits)
+        return found
 
     @property
     def unused(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n not in self.reached)
 
     def _samples(self, x: Inputs, part: slice, cotangents: Cotangents) -> tuple[Tensor | None, Tensor, int]:
+        """The metric of some samples, or None if they are too many; their logits; and how many fit at a time."""
         count = part.stop - part.start
         graph, z = self.session.record(x, part)
         v = cotangents(z, part)
@@ -86,9 +88,7 @@ class Engine:
             return self._stack({}, v, count), z, count
         self.reached |= graph.reached & set(self.names)
         plan = self._plan(graph, z, count)
-        fit, rows = chunks.chunk(
-            chunks.measure(graph, plan), count, v.shape[0], self.budget, self.metric.all_rows
-        )
+        fit, rows = chunks.chunk(plan.cost, v.shape[0], self.budget, self.metric.all_rows)
         if fit < count:
             return None, z, fit
         served = set(self.names) - plan.unserved
@@ -96,17 +96,17 @@ class Engine:
         if plan.unserved:
             del graph
             self.fallback |= plan.unserved
-            found |= self._one_by_one(x, part, v, plan.unserved)
-        return self._stack(found, v, count), z, count
+            found |= self._one_by_one(x, part, v, z, plan.unserved)
+        return self._stack(found, v, count), z, fit
 
     def _plan(self, graph: Graph, logits: Tensor, batch: int) -> Plan:
-        plans = _PLANS.setdefault(self.session.model, {})
-        key = (batch, graph.root.wanted, hash(graph.signature()))
-        plan = plans.get(key)
+        plan = self.book.find(graph, batch)
         if plan is None:
-            plan = make_plan(graph, logits, batch)
+            with torch.no_grad():
+                plan = make_plan(graph, logits, batch)
+            plan.cost = chunks.measure(graph, plan)
             if plan.decided:
-                plans[key] = plan
+                self.book.add(graph, plan)
         return plan
 
     def _sweep(self, graph: Graph, plan: Plan, v: Tensor, rows: int) -> dict[str, Tensor]:
@@ -131,15 +131,20 @@ class Engine:
             return value * scale[:, :, None] * scale[:, None, :]
         return value.clamp_min(0) * scale * scale
 
-    def _one_by_one(self, x: Inputs, part: slice, v: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    def _one_by_one(
+        self, x: Inputs, part: slice, v: Tensor, logits: Tensor, names: Iterable[str]
+    ) -> dict[str, Tensor]:
         """The exact path for parameters whose samples cannot be told apart in a batch: every sample alone."""
         wanted = tuple(n for n in self.names if n in set(names))
-        session = Session(self.session.model, wanted, self.session.autocast)
+        session = Session(self.model, wanted, self.session.autocast)
         found: dict[str, list[Tensor]] = {n: [] for n in wanted}
         with session.borrow():
-            for b in range(part.start, part.stop):
+            for i, b in enumerate(range(part.start, part.stop)):
+                drawn = torch.get_rng_state()
                 graph, z = session.record(x, slice(b, b + 1))
-                rows = v[:, b - part.start : b - part.start + 1]
+                if torch.equal(drawn, torch.get_rng_state()):  # with dropout, it was another network
+                    _check_alone(z[0], logits[i], b)
+                rows = v[:, i : i + 1]
                 got: Mapping[str, Tensor] = {}
                 if graph is not None:
                     got = self._sweep(graph, self._plan(graph, z, 1), rows, rows.shape[0])
@@ -156,16 +161,27 @@ class Engine:
         return torch.stack([found[n].to(v.dtype) if n in found else zero for n in self.names], -1)
 
     def _warn(self) -> None:
-        if self.fallback and self.session.model not in _WARNED:
-            _WARNED.add(self.session.model)
+        if self.fallback and not self.book.warned:
+            self.book.warned = True
             names = [n for n in self.names if n in self.fallback]
             shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             warnings.warn(
-                f"{type(self.session.model).__name__}: {shown} enter the model in a way that has no fast rule; "
+                f"{type(self.model).__name__}: {shown} enter the model in a way that has no fast rule; "
                 "their norms are exact but taken one sample at a time",
                 FallbackWarning,
                 stacklevel=4,
             )
+
+
+def _check_alone(alone: Tensor, in_batch: Tensor, sample: int) -> None:
+    """Raises ModelError if a sample has other logits in a batch than alone: then the samples depend on each other."""
+    near = 1e-2 if alone.dtype in (torch.bfloat16, torch.float16) else 1e-3
+    scale = in_batch.abs().max()
+    if scale.isfinite() and not bool(((alone - in_batch).abs() <= near * scale).all()):
+        raise ModelError(
+            f"model: the logits of sample {sample} depend on the other samples of its batch, so no per-sample gradient "
+            "exists; wanted a model that treats each sample alone"
+        )
 
 
 def _normalize(v: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gradfast.errors import ModelError, describe
 from gradfast.inputs import Inputs, call, map_tensors, slice_batch
@@ -21,36 +21,27 @@ class Session:
     """
 
     def __init__(self, model: nn.Module, names: tuple[str, ...], autocast: torch.dtype | None) -> None:
-        self.model, self.names, self.autocast = model, names, autocast
+        self.names, self.autocast = names, autocast
+        self._model = model
         self.parameters: Mapping[str, Tensor] = dict(model.named_parameters())
         self.device = next(iter(self.parameters.values())).device
-        self._stand_ins: dict[str, Tensor] | None = None
 
     @contextmanager
     def borrow(self) -> Iterator[None]:
-        """Inside, autograd records whatever the caller's mode; mode, flags, ``.grad`` and random state are as before after it."""
-        flags = {p: p.requires_grad for p in self.model.parameters()}
-        devices = [self.device] if self.device.type == "cuda" else []
+        """Inside, autograd records whatever the caller's mode; flags, values, ``.grad`` and random state are as before after it."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(torch.random.fork_rng(devices))
-            if any(p.is_inference() for p in flags):
-                # Tensors made in inference mode can never want gradients: copies stand in for them during the call.
-                wanted = set(self.names)
-                self._stand_ins = {
-                    n: p.clone().requires_grad_(n in wanted) for n, p in self.parameters.items()
-                }
-                yield
-                self._stand_ins = None
-                return
-            try:
-                for name, p in self.parameters.items():
-                    p.requires_grad_(name in self.names)
-                yield
-            finally:
-                for p, flag in flags.items():
-                    p.requires_grad_(flag)
+            stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
+            if any(t.is_inference() for t in (*self._model.parameters(), *self._model.buffers())):
+                # Tensors made in inference mode can neither want gradients nor be saved for them: a copy of the model can.
+                self._model = copy.deepcopy(self._model)
+                self.parameters = dict(self._model.named_parameters())
+            stack.enter_context(_flags_restored(self._model))
+            stack.enter_context(_values_restored(self._model))
+            for name, p in self.parameters.items():
+                p.requires_grad_(name in self.names)
+            yield
 
     def record(self, x: Inputs, chunk: slice) -> tuple[Graph | None, Tensor]:
         """The graph behind the logits of some samples, and the logits [B, K], detached.
@@ -74,26 +65,19 @@ class Session:
         given = map_tensors(leaf, slice_batch(x, chunk))
         rng = torch.get_rng_state()
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            out = self._call(given)
+            out = call(self._model, given)
         logits = self._check(out, chunk.stop - chunk.start)
         exact = logits.detach()
         if self.autocast is not None:
             with torch.no_grad():
                 torch.set_rng_state(rng)
-                exact = self._check(self._call(slice_batch(x, chunk)), chunk.stop - chunk.start).detach()
+                exact = self._check(
+                    call(self._model, slice_batch(x, chunk)), chunk.stop - chunk.start
+                ).detach()
         if logits.grad_fn is None:
             return None, exact
-        graph = trace(logits, self._stand_ins or self.parameters, leaves, self.names)
+        graph = trace(logits, self.parameters, leaves, self.names)
         return (graph if graph.root.wanted else None), exact
-
-    def _call(self, x: Inputs) -> object:
-        if self._stand_ins is None:
-            return call(self.model, x)
-        if isinstance(x, Tensor):
-            return functional_call(self.model, self._stand_ins, (x,))
-        if isinstance(x, dict):
-            return functional_call(self.model, self._stand_ins, (), x)
-        return functional_call(self.model, self._stand_ins, tuple(x))
 
     def _check(self, out: object, batch: int) -> Tensor:
         if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[0] != batch:
@@ -101,3 +85,28 @@ class Session:
                 f"model: its output for {batch} samples is {describe(out)}; wanted logits of shape [B, K]"
             )
         return out
+
+
+@contextmanager
+def _flags_restored(model: nn.Module) -> Iterator[None]:
+    flags = {p: p.requires_grad for p in model.parameters()}
+    try:
+        yield
+    finally:
+        for p, flag in flags.items():
+            p.requires_grad_(flag)
+
+
+@contextmanager
+def _values_restored(model: nn.Module) -> Iterator[None]:
+    """Put back what a forward pass itself writes: buffers (running statistics) and embeddings that renormalize their rows."""
+    tables = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    written = [*model.buffers(), *(m.weight for m in tables if m.max_norm is not None)]
+    before = [(t, t._version, t.detach().clone()) for t in written]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for t, version, value in before:
+                if t._version != version:
+                    t.copy_(value)

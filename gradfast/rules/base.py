@@ -33,6 +33,10 @@ class Rule:
         """
         return vmapped(node, grads)
 
+    def mixes_samples(self, node: Node, batch: int) -> bool:
+        """Whether the operation is known to make the samples of a batch depend on each other."""
+        return False
+
     def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
         """Whether operand ``edge``, made of parameters alone, still has one part per sample (an expanded class token)."""
         return False

@@ -46,6 +46,9 @@ class BatchNorm(Rule):
     def uses_batch_statistics(node: Node) -> bool:
         return node.name == "CudnnBatchNormBackward0" or bool(node.saved("training"))
 
+    def mixes_samples(self, node: Node, batch: int) -> bool:
+        return batch > 1 and node.shape[0] > 1 and self.uses_batch_statistics(node)
+
     @staticmethod
     def is_instance_norm(node: Node) -> bool:
         """Whether the parameters were repeated over the samples."""

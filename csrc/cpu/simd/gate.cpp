@@ -44,7 +44,7 @@ void prepare(const Gate& job, std::int64_t first, std::int64_t n, A* factor, A* 
             for (std::int64_t i = 0; i < count; ++i) factor[i] = load(gate + i);
         } else {
 #pragma omp simd
-            for (std::int64_t i = 0; i < count; ++i) factor[i] = load(gate + i) > 0 ? A(1) : A(0);
+            for (std::int64_t i = 0; i < count; ++i) factor[i] = load(gate + i) <= 0 ? A(0) : A(1);  // open at NaN, as autograd is
         }
     }
     for (int k = 0; k < job.affine; ++k) {

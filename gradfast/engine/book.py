@@ -1,0 +1,65 @@
+"""What was learned of a model: the plans of its graphs, and how many samples go back together."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from gradfast.engine.plan import Plan
+from gradfast.record import Graph
+
+Signature = tuple[Any, ...]
+
+
+@dataclass
+class Book:
+    """``sizes`` are samples per chunk by whatever decides them. ``warned``: the user was told of the fallback."""
+
+    sizes: dict[Hashable, int] = field(default_factory=dict)
+    warned: bool = False
+    _plans: dict[frozenset[str], list[tuple[Signature, Plan]]] = field(default_factory=dict)
+
+    def find(self, graph: Graph, batch: int) -> Plan | None:
+        """The plan of a graph with the same operations, connections and shapes; or of another number of samples.
+
+        A plan for another number of samples serves where every size is the same or grew with the samples: where the samples lie
+        does not depend on how many they are. A batch of one is planned without looking for them, and serves only itself.
+        """
+        signature = graph.signature()
+        for known, plan in self._plans.get(graph.root.wanted, []):
+            if plan.batch == batch and known == signature:
+                return plan
+            if min(plan.batch, batch) > 1 and _scaled(known, plan.batch, signature, batch):
+                scaled = replace(plan, batch=batch)
+                self.add(graph, scaled)
+                return scaled
+        return None
+
+    def add(self, graph: Graph, plan: Plan) -> None:
+        self._plans.setdefault(graph.root.wanted, []).append((graph.signature(), plan))
+
+
+def _scaled(a: Signature, batch_a: int, b: Signature, batch_b: int) -> bool:
+    if len(a) != len(b):
+        return False
+    for (name_a, shapes_a, edges_a), (name_b, shapes_b, edges_b) in zip(a, b, strict=True):
+        if name_a != name_b or edges_a != edges_b or len(shapes_a) != len(shapes_b):
+            return False
+        for shape_a, shape_b in zip(shapes_a, shapes_b, strict=True):
+            if len(shape_a) != len(shape_b):
+                return False
+            if any(m != n and m * batch_b != n * batch_a for m, n in zip(shape_a, shape_b, strict=True)):
+                return False
+    return True
+
+
+_BOOKS: WeakKeyDictionary[nn.Module, Book] = WeakKeyDictionary()
+
+
+def book_of(model: nn.Module) -> Book:
+    """Kept as long as the model lives."""
+    return _BOOKS.setdefault(model, Book())

@@ -1,0 +1,246 @@
+"""An engine that watches itself: per parameter the form of its norm and what it cost, per operation the time of its backward.
+
+Nothing in the engine knows of it. The norms are watched from the metric, which sees every use; the operations from the graph's
+sequence of nodes, which the sweep walks: the time between one node and the next is what the first one took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gradfast import _C
+from gradfast.engine.collect import SquaredNorm
+from gradfast.engine.paths import View
+from gradfast.engine.plan import Action, Plan
+from gradfast.engine.run import Engine
+from gradfast.record import Graph, Node
+from gradfast.rules.uses import (
+    AffineUse,
+    BiasUse,
+    ConvUse,
+    EmbeddingUse,
+    ExpertsUse,
+    LinearUse,
+    ReshapedUse,
+    Use,
+)
+
+T = TypeVar("T")
+
+
+@dataclass
+class NormCost:
+    """One parameter's squared norms: the ``form`` taken, flops, bytes of the operands and seconds, over all samples and rows."""
+
+    form: str
+    operation: str
+    flops: float = 0.0
+    bytes: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, form: str, flops: float, size: float, seconds: float) -> None:
+        if form not in self.form.split(" + "):
+            self.form += f" + {form}"
+        self.flops += flops
+        self.bytes += size
+        self.seconds += seconds
+
+
+@dataclass
+class StepCost:
+    """One recorded operation: how its cotangents went on, seconds without the norms taken there, and whose norms those were."""
+
+    operation: str
+    shape: tuple[int, ...]
+    way: str
+    seconds: float = 0.0
+    parameters: list[str] = field(default_factory=list)
+
+
+class WatchedNorm(SquaredNorm):
+    """Squared norms that note what they are taken of, and how long it took."""
+
+    def __init__(self) -> None:
+        self.costs: dict[str, NormCost] = {}
+        self.node: Node | None = None  # the operation that the sweep is at
+        self.plan: Plan | None = None
+        self.inside = 0.0  # seconds of norms at this operation
+        self.taken: list[str] = []  # parameters whose norms were taken at it
+
+    def of_use(self, use: Use, view: View) -> Tensor:
+        value, seconds = timed(lambda: use.sqnorm(), value_device(use))
+        self._note(view.parameter, self._form(use), flops_of(use), _bytes(use), seconds)
+        return value
+
+    def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
+        value, seconds = timed(lambda: super(WatchedNorm, self).of_dense(grads, parameter), grads.device)
+        self._note(
+            parameter, "dense", 2.0 * grads.numel(), float(grads.numel() * grads.element_size()), seconds
+        )
+        return value
+
+    def _note(self, parameter: str, form: str, flops: float, size: float, seconds: float) -> None:
+        self.inside += seconds
+        self.taken.append(parameter)
+        operation = self.node.name if self.node is not None else ""
+        cost = self.costs.setdefault(parameter, NormCost(form, operation))
+        cost.add(form, flops, size, seconds)
+
+    def _form(self, use: Use) -> str:
+        if isinstance(use, BiasUse) and self.node is not None and self.plan is not None:
+            summed = use.g.numel() < use.g.shape[0] * torch.Size(self.node.shape).numel()
+            if self.node.order in self.plan.fusions and summed:
+                return "fused"
+        return form_of(use)
+
+
+class WatchedEngine(Engine):
+    """Computes squared norms as ever, with a `WatchedNorm`, and keeps the costs of every operation."""
+
+    metric: WatchedNorm
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.metric = WatchedNorm()
+        self.steps: dict[tuple[int, int], StepCost] = {}
+        self.sweep_seconds = 0.0
+        self.plans: list[Plan] = []
+        self.rows: set[int] = set()
+
+    def _sweep(self, graph: Graph, plan: Plan, v: Tensor, rows: int) -> dict[str, Tensor]:
+        self.metric.plan = plan
+        if plan not in self.plans:
+            self.plans.append(plan)
+        self.rows.add(min(rows, v.shape[0]))
+        watched = replace(graph, nodes=_Watched(graph.nodes, self))
+        found, seconds = timed(lambda: super(WatchedEngine, self)._sweep(watched, plan, v, rows), v.device)
+        self.sweep_seconds += seconds
+        return found
+
+    def note(self, node: Node, seconds: float) -> None:
+        """The sweep has left a node after so many seconds."""
+        metric, plan = self.metric, self.metric.plan
+        assert plan is not None
+        if node.order in plan.actions:
+            # A fallback's graph of one sample is another graph: its steps are kept apart by their number of nodes.
+            step = self.steps.setdefault(
+                (len(plan.actions), node.order), StepCost(node.name, node.shape, _way(plan, node))
+            )
+            step.seconds += seconds - metric.inside
+            step.parameters += [n for n in metric.taken if n not in step.parameters]
+            if any(metric.costs[n].form == "winograd" for n in metric.taken):
+                step.way = "winograd"
+        metric.inside = 0.0
+        metric.taken = []
+
+
+class _Watched(tuple[Node, ...]):
+    """The nodes of a graph; whoever walks them is timed."""
+
+    engine: WatchedEngine
+
+    def __new__(cls, nodes: tuple[Node, ...], engine: WatchedEngine) -> _Watched:
+        self = super().__new__(cls, nodes)
+        self.engine = engine
+        return self
+
+    def __iter__(self) -> Iterator[Node]:
+        device = self.engine.session.device
+        for node in super().__iter__():
+            self.engine.metric.node = node
+            start = now(device)
+            yield node
+            self.engine.note(node, now(device) - start)
+
+
+def form_of(use: Use) -> str:
+    """The form that a use's squared norm takes, by the kernels' own choice."""
+    if isinstance(use, ConvUse) and use.known_sqnorm is not None:
+        return "winograd"
+    if isinstance(use, (LinearUse, ConvUse)):
+        return _forms(use)[0]
+    if isinstance(use, ExpertsUse):
+        return form_of(_first_expert(use))
+    if isinstance(use, ReshapedUse):
+        return form_of(use.use)
+    names: dict[type[Use], str] = {BiasUse: "sum", AffineUse: "affine", EmbeddingUse: "tokens"}
+    return names.get(type(use), "dense")
+
+
+def _forms(use: LinearUse | ConvUse) -> tuple[str, dict[str, float]]:
+    if isinstance(use, LinearUse):
+        x, g = use.x.transpose(1, 2), use.g.transpose(2, 3)
+        return _C.weight_norm_forms(x.shape, g.shape, [1], [1], [0], [1], 1, False, 1)
+    return _C.weight_norm_forms(
+        use.x.shape, use.g.shape, use.weight_shape[2:], use.stride, use.padding, use.dilation, use.groups,
+        use.transposed, use.frames,
+    )  # fmt: skip
+
+
+def _first_expert(use: ExpertsUse) -> LinearUse:
+    return LinearUse(use.x[0], use.g[:, 0], use.transposed)
+
+
+def flops_of(use: Use, form: str | None = None) -> float:
+    """Additions and multiplications of a use's squared norms, all samples and rows; ``form`` other than the kernels' own choice."""
+    if isinstance(use, ConvUse) and use.known_sqnorm is not None:
+        # F(3x3, 4x4): 36 products for the 16 positions of a tile, each pair of channels; transforms not counted.
+        return 2 * 36 / 16 * use.g.numel() * use.weight_shape[1]
+    if isinstance(use, (LinearUse, ConvUse)):
+        chosen, flops = _forms(use)
+        samples = use.x.shape[0] // (use.frames if isinstance(use, ConvUse) else 1)
+        return flops[form or chosen] * samples
+    if isinstance(use, ExpertsUse):
+        return flops_of(_first_expert(use)) * use.x.shape[0]
+    if isinstance(use, ReshapedUse):
+        return flops_of(use.use)
+    return 2.0 * use.g.numel() if isinstance(use, AffineUse) else float(_cotangent(use).numel())
+
+
+def _bytes(use: Use) -> float:
+    """Of the operands, each read once."""
+    return float(sum(t.numel() * t.element_size() for t in _operands(use)))
+
+
+def _operands(use: Use) -> list[Tensor]:
+    if isinstance(use, ReshapedUse):
+        return _operands(use.use)
+    return [t for name, t in vars(use).items() if isinstance(t, Tensor) and name != "known_sqnorm"]
+
+
+def _cotangent(use: Use) -> Tensor:
+    return _operands(use)[-1]
+
+
+def value_device(use: Use) -> torch.device:
+    return _cotangent(use).device
+
+
+def _way(plan: Plan, node: Node) -> str:
+    """How the sweep treats a node."""
+    if node.order in plan.fusions:
+        return "fused"
+    actions = plan.actions[node.order]
+    if Action.DENSE in actions and plan.batch == 1:
+        return "dense"
+    return "carry" if Action.CARRY in actions else "end"
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when all that was launched on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def timed(call: Callable[[], T], device: torch.device) -> tuple[T, float]:
+    """The result of a call and its seconds."""
+    start = now(device)
+    value = call()
+    return value, now(device) - start
