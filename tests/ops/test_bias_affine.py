@@ -25,7 +25,7 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     return lay_out(xhat, draw(st.sampled_from(LAYOUTS)), 1), lay_out(g, draw(st.sampled_from(LAYOUTS)), 2)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(problems())
 def test_bias(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     _, g = problem
@@ -36,7 +36,7 @@ def test_bias(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert_gram_close(ops.bias_gram(g), grads, g.dtype)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(problems())
 def test_affine(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     xhat, g = problem

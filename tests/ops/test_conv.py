@@ -76,7 +76,7 @@ def forms(options: dict[str, Any]) -> list[str]:
     return ["auto", "direct", "gram", *pixel]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems())
 def test_sqnorm(problem: Problem) -> None:
     x, g, options = problem
@@ -85,7 +85,7 @@ def test_sqnorm(problem: Problem) -> None:
         assert_close(ops.conv_sqnorm(x, g, **options, form=form), want, x.dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_dot(problem: Problem) -> None:
     x, g, options = problem
@@ -96,7 +96,7 @@ def test_dot(problem: Problem) -> None:
     assert_dot_close(ops.conv_dot(x, g, ref, **options), truth.conv(x, g, **options), ref, x.dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_gram(problem: Problem) -> None:
     x, g, options = problem

@@ -27,7 +27,7 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, int]:
     return indices, lay_out(g, draw(st.sampled_from(LAYOUTS)), 3), draw(st.integers(-1, tokens - 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(problems())
 def test_embedding(problem: tuple[torch.Tensor, torch.Tensor, int]) -> None:
     indices, g, padding = problem

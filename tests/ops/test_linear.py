@@ -24,14 +24,14 @@ def problems(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor]:
     return lay_out(x, draw(st.sampled_from(LAYOUTS)), 2), lay_out(g, draw(st.sampled_from(LAYOUTS)), 3)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(problems(), st.sampled_from(["auto", "direct", "gram"]))
 def test_sqnorm(problem: tuple[torch.Tensor, torch.Tensor], form: str) -> None:
     x, g = problem
     assert_close(ops.linear_sqnorm(x, g, form), truth.sqnorm(truth.linear(x, g)), x.dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_dot(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     x, g = problem
@@ -39,7 +39,7 @@ def test_dot(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert_dot_close(ops.linear_dot(x, g, ref), truth.linear(x, g), ref, x.dtype)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_gram(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     x, g = problem

@@ -5,61 +5,70 @@
 namespace gradfast::cpu::GRADFAST_ARCH {
 namespace {
 
+// to[0 .. n) += from[0 .. n), for n that is often shorter than a vector.
+template <typename T>
+inline void add_run(T* to, const T* from, int64_t n) {
+    for (; n >= kWidth<T>; n -= kWidth<T>, to += kWidth<T>, from += kWidth<T>)
+        store(to, load(to) + load(from));
+    if (n > 0) store(to, load(to, n) + load(from, n), n);
+}
+
 template <typename T>
 class PixelSum {
   public:
     PixelSum(const PixelGramProblem& problem, const T* gram, int64_t gram_stride)
-        : p(problem),
-          gram(gram),
-          gram_stride(gram_stride),
-          lines(p.frames * p.position[0] * p.position[1]),
-          width(p.position[2]) {}
+        : p_(problem), gram_(gram), gram_stride_(gram_stride) {}
 
+    // out[t'] for t' >= t.
     void row(int64_t t, T* out) const {
-        const Line line = line_of(t / width);
-        for (int64_t j = t; j < lines * width; ++j) out[j] = 0;
-        for (int64_t other = t / width; other < lines; ++other) {
-            const int64_t first = other == t / width ? t % width : 0;
-            add_line(line, t % width, line_of(other), first, out + other * width);
-        }
+        const int64_t w = t % p_.position[2], h = t / p_.position[2] % p_.position[1];
+        const int64_t d = t / p_.position[2] / p_.position[1] % p_.position[0];
+        const int64_t frame = t / p_.position[2] / p_.position[1] / p_.position[0];
+        const int64_t positions = p_.frames * p_.position[0] * p_.position[1] * p_.position[2];
+        for (int64_t j = t; j < positions; ++j) out[j] = 0;
+        for (int64_t kd = 0; kd < p_.kernel[0]; ++kd)
+            for (int64_t kh = 0; kh < p_.kernel[1]; ++kh)
+                for (int64_t kw = 0; kw < p_.kernel[2]; ++kw) {
+                    const int64_t shift[3] = {kd * p_.dilation[0] - p_.padding[0],
+                                              kh * p_.dilation[1] - p_.padding[1],
+                                              kw * p_.dilation[2] - p_.padding[2]};
+                    if (inside(d + shift[0], 0) && inside(h + shift[1], 1) && inside(w + shift[2], 2))
+                        add_tap(gram_ + pixel(frame, d + shift[0], h + shift[1], w + shift[2]) * gram_stride_,
+                                shift, t, out);
+                }
     }
 
   private:
-    struct Line {
-        int64_t frame, depth, height;
-    };
+    bool inside(int64_t at, int dim) const { return at >= 0 && at < p_.window[dim]; }
 
-    Line line_of(int64_t index) const {
-        return {index / (p.position[0] * p.position[1]), index / p.position[1] % p.position[0],
-                index % p.position[1]};
+    int64_t pixel(int64_t frame, int64_t d, int64_t h, int64_t w) const {
+        return ((frame * p_.window[0] + d) * p_.window[1] + h) * p_.window[2] + w;
     }
 
-    // Index of the first pixel of the line that a tap of this line falls on, or -1.
-    int64_t pixels(const Line& line, int64_t tap_depth, int64_t tap_height) const {
-        const int64_t d = line.depth - p.padding[0] + tap_depth * p.dilation[0];
-        const int64_t h = line.height - p.padding[1] + tap_height * p.dilation[1];
-        if (d < 0 || d >= p.window[0] || h < 0 || h >= p.window[1]) return -1;
-        return ((line.frame * p.window[0] + d) * p.window[1] + h) * p.window[2];
-    }
-
-    void add_line(const Line& line, int64_t x, const Line& other, int64_t first, T* out) const {
-        for (int64_t kd = 0; kd < p.kernel[0]; ++kd)
-            for (int64_t kh = 0; kh < p.kernel[1]; ++kh) {
-                const int64_t here = pixels(line, kd, kh), there = pixels(other, kd, kh);
-                if (here < 0 || there < 0) continue;
-                for (int64_t kw = 0; kw < p.kernel[2]; ++kw) {
-                    const int64_t shift = kw * p.dilation[2] - p.padding[2];
-                    if (x + shift < 0 || x + shift >= p.window[2]) continue;
-                    const T* g = gram + (here + x + shift) * gram_stride + there + shift;
-                    const int64_t last = smaller(width, p.window[2] - shift);
-                    for (int64_t j = larger(first, -shift); j < last; ++j) out[j] += g[j];
-                }
+    // Adds, line by line, the products of one pixel with those that the tap falls on at the positions from t
+    // on.
+    void add_tap(const T* gram, const int64_t (&shift)[3], int64_t t, T* out) const {
+        const int64_t width = p_.position[2], lines = p_.position[1], planes = p_.position[0];
+        const int64_t w_begin = larger(0, -shift[2]), w_end = smaller(width, p_.window[2] - shift[2]);
+        const int64_t h_begin = larger(0, -shift[1]), h_end = smaller(lines, p_.window[1] - shift[1]);
+        const int64_t first_line = t / width, first_plane = first_line / lines;
+        for (int64_t plane = first_plane; plane < p_.frames * planes; ++plane) {
+            const int64_t d = plane % planes + shift[0];
+            if (!inside(d, 0)) continue;
+            for (int64_t h = plane == first_plane ? larger(h_begin, first_line % lines) : h_begin; h < h_end;
+                 ++h) {
+                const int64_t line = plane * lines + h;
+                const int64_t w = line == first_line ? larger(w_begin, t % width) : w_begin;
+                if (w < w_end)
+                    add_run(out + line * width + w,
+                            gram + pixel(plane / planes, d, h + shift[1], w + shift[2]), w_end - w);
             }
+        }
     }
 
-    const PixelGramProblem& p;
-    const T* gram;
-    int64_t gram_stride, lines, width;
+    const PixelGramProblem& p_;
+    const T* gram_;
+    int64_t gram_stride_;
 };
 
 template <typename T>

@@ -140,9 +140,33 @@ inline Vec<Accumulator<S>> load(const S* p, int64_t n) {
     for (int64_t i = 0; i < n; ++i) lanes[i] = to_float(p[i]);
     return load(lanes);
 }
+
+// Stores the first n lanes, 0 < n < width.
+inline void store(double* p, Vec<double> v, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+}
+
 #if defined(__AVX512F__)
 inline Vec<float> load(const float* p, int64_t n) {
     return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+inline void store(float* p, Vec<float> v, int64_t n) {
+    _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+}
+#elif defined(__AVX2__)
+inline __m256i first_lanes(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline Vec<float> load(const float* p, int64_t n) {
+    return (Vec<float>)_mm256_maskload_ps(p, first_lanes(n));
+}
+inline void store(float* p, Vec<float> v, int64_t n) {
+    _mm256_maskstore_ps(p, first_lanes(n), (__m256)v);
+}
+#else
+inline void store(float* p, Vec<float> v, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) p[i] = v[i];
 }
 #endif
 
