@@ -40,7 +40,7 @@ class Detector(BaseEstimator, ABC):  # type: ignore[misc]
     def predict(self, features: Any) -> NDArray[np.int64]:
         """0 (in) or 1 (out of distribution) per sample, [n]; a sample with a NaN score counts as out."""
         if not hasattr(self, "threshold_"):
-            raise InputError(f"{type(self).__name__}: not fitted yet, call fit or load first")
+            raise InputError(f"{type(self).__name__}: has no threshold yet, call fit or calibrate first")
         return (~(self.score(features) <= self.threshold_)).astype(np.int64)
 
     def calibrate(self: Self, features_in: Any, tpr: float | None = None) -> Self:

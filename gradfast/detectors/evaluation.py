@@ -1,10 +1,13 @@
 """Detectors held against known outliers, on samples that neither they nor their threshold have seen.
 
-Two protocols, which are reported side by side and never mixed:
+Protocols, which are reported side by side and never mixed:
 
 - "same set": the detector saw one part of the very outlier set that it is tested on, as in the papers that
   train H;
-- "left out": it saw all the other outlier sets, and none of the one that it is tested on.
+- "all sets": it saw one part of every outlier set at hand, the tested one among them;
+- "left out": it saw parts of all the other outlier sets, and none of the one that it is tested on;
+- "as saved": what it saw was decided earlier, and is not known here;
+- "none": it saw no outliers.
 """
 
 from __future__ import annotations
@@ -15,15 +18,28 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from gradfast.detectors.base import Detector
 from gradfast.detectors.metrics import DetectionMetrics, evaluate
 from gradfast.errors import InputError
 
-__all__ = ["LEFT_OUT", "NO_OUTLIERS", "SAME_SET", "Method", "Outcome", "halves", "run_protocols"]
+__all__ = [
+    "ALL_SETS",
+    "AS_SAVED",
+    "LEFT_OUT",
+    "NO_OUTLIERS",
+    "SAME_SET",
+    "Method",
+    "Outcome",
+    "halves",
+    "run_protocols",
+]
 
 SAME_SET = "same set"
+ALL_SETS = "all sets"
 LEFT_OUT = "left out"
+AS_SAVED = "as saved"
 NO_OUTLIERS = "none"
 
 
@@ -99,32 +115,41 @@ def halves(n: int, test_fraction: float = 0.5, seed: int = 0) -> tuple[NDArray[n
 
 
 def run_protocols(
-    methods: Sequence[Method], *, test_fraction: float = 0.5, seeds: Sequence[int] = (0,)
+    methods: Sequence[Method],
+    *,
+    test_fraction: float = 0.5,
+    seeds: Sequence[int] = (0,),
+    pool: bool = False,
 ) -> list[Outcome]:
-    """Every method on every outlier set: "same set", and "left out" where there are other sets to learn from.
+    """Scores every method on every outlier set under every protocol that applies to it.
 
-    All methods and protocols of one seed are tested on the same samples.
+    A method that learns is fitted per set ("same set"), or with `pool` to all of them ("all sets"); and,
+    where there is more than one set, with each in turn "left out". All methods and protocols of one seed are
+    tested on the same samples.
     """
     if not seeds:
         raise InputError("seeds: got none, wanted at least one")
     outcomes = []
-    for method in methods:
-        names = list(method.outside)
-        for name in names:
-            if not method.learns:
-                protocols = {NO_OUTLIERS: [name]}
-            else:
-                protocols = {SAME_SET: [name]}
-                if len(names) > 1:
-                    protocols[LEFT_OUT] = [other for other in names if other != name]
-            for protocol, learned in protocols.items():
-                scored = [_score_split(method, name, learned, test_fraction, seed) for seed in seeds]
-                outcomes.append(
-                    Outcome(
-                        method.name, name, protocol, tuple(evaluate(*pair) for pair in scored), *scored[0]
-                    )
-                )
+    # Many small fits: threads of the BLAS would only wait for each other.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for method in methods:
+            for tested in method.outside:
+                for protocol, learned in _protocols(method, tested, pool).items():
+                    scored = [_score_split(method, tested, learned, test_fraction, seed) for seed in seeds]
+                    splits = tuple(evaluate(*pair) for pair in scored)
+                    outcomes.append(Outcome(method.name, tested, protocol, splits, *scored[0]))
     return outcomes
+
+
+def _protocols(method: Method, tested: str, pool: bool) -> dict[str, list[str]]:
+    """Protocol to the outlier sets that the method learns from."""
+    if not method.learns:
+        return {NO_OUTLIERS: []}
+    names = list(method.outside)
+    others = [name for name in names if name != tested]
+    if not others:
+        return {SAME_SET: [tested]}
+    return {**({ALL_SETS: names} if pool else {SAME_SET: [tested]}), LEFT_OUT: others}
 
 
 def _score_split(

@@ -60,8 +60,12 @@ class FeatureSchema:
 
 def schema_of(features: Any) -> FeatureSchema:
     """Schema of `Features`, `GradNorms`, or an array [n, d] or [n, C, L]."""
-    values = _values_of(features)
-    shape = tuple(values.shape) if hasattr(values, "shape") else np.shape(values)
+    # `Features` knows its shape without reading its values from disk.
+    shape: Any = (
+        np.shape(features) if isinstance(features, (list, tuple)) else getattr(features, "shape", None)
+    )
+    if shape is None:
+        shape = _values_of(features).shape
     if len(shape) not in (2, 3):
         raise InputError(f"features: got shape {list(shape)}, wanted [n, d] or [n, contrast rows, layers]")
     settings = getattr(features, "settings", None) or {}

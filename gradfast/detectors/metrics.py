@@ -4,7 +4,8 @@ A score is higher for a more out-of-distribution sample. A threshold t *accepts*
 in the papers that these metrics come from, the in-distribution samples are the positives of an operating
 point:
 
-    TPR(t) = share of in-distribution samples accepted        FPR(t) = share of out-of-distribution samples accepted
+    TPR(t) = share of in-distribution samples accepted
+    FPR(t) = share of out-of-distribution samples accepted
 
 Every metric is exact over all distinct thresholds, tied scores cross a threshold together, and nothing is
 interpolated.
@@ -58,7 +59,7 @@ class RocCurve:
         return np.asarray(self.accepted_out / self.accepted_out[-1])
 
     def auroc(self) -> float:
-        """Area under TPR over FPR: the chance that an outlier scores above an in-sample, ties counting half."""
+        """Area under TPR over FPR: the chance that an outlier scores above an in-sample, a tie counts half."""
         return float(np.sum(np.diff(self.fpr) * (self.tpr[1:] + self.tpr[:-1]) / 2.0))
 
     def aupr_in(self) -> float:
@@ -182,7 +183,7 @@ def _checked(scores: ArrayLike, argument: str) -> FloatArray:
         )
     if values.size == 0:
         raise InputError(
-            f"{argument}: got no scores; both in- and out-of-distribution samples are needed to tell them apart"
+            f"{argument}: got no scores, wanted some of both kinds, for a single one cannot be told apart"
         )
     missing = np.isnan(values)
     if missing.any():

@@ -31,8 +31,8 @@ class Purview(Detector):
 
     Parameters: `head`, `eps` and `random_state` as in `NormClassifier`; `tpr`: the share of in-distribution
     samples that `predict` is to accept; `folds`: the threshold is set on scores of samples that H did not
-    see, by cross-validation over this many folds (H itself is then fitted to all samples). `calibrate` sets
-    it on validation data of your own.
+    see, by cross-validation over this many folds (H itself is then fitted to all samples). With `folds=None`
+    there is none until `calibrate` sets it on validation data of your own.
 
     Fitted attributes: `classifier_`, `threshold_`, `schema_` (the features that it takes), `n_in_`, `n_out_`.
     """
@@ -43,7 +43,7 @@ class Purview(Detector):
         *,
         eps: float = 1e-6,
         tpr: float = 0.95,
-        folds: int = 5,
+        folds: int | None = 5,
         random_state: int | None = 0,
     ) -> None:
         self.head = head
@@ -66,7 +66,7 @@ class Purview(Detector):
         inside = usable_rows(norm_matrix(features_in, "features_in"), "features_in")
         outside = usable_rows(norm_matrix(features_out, "features_out"), "features_out")
         for argument, rows in (("features_in", inside), ("features_out", outside)):
-            if len(rows) < self.folds:
+            if len(rows) < (self.folds or 1):
                 raise InputError(
                     f"{argument}: got {len(rows)} usable samples, wanted at least folds = {self.folds}"
                 )
@@ -74,9 +74,11 @@ class Purview(Detector):
         y = np.repeat([0, 1], [len(inside), len(outside)])
 
         classifier = NormClassifier(self.head, eps=self.eps, random_state=self.random_state)
-        folds = StratifiedKFold(self.folds, shuffle=True, random_state=self.random_state)
-        unseen = cross_val_predict(classifier, X, y, cv=folds, method="decision_function")
-        self.threshold_ = threshold_at_tpr(unseen[y == 0], self.tpr)
+        self.__dict__.pop("threshold_", None)
+        if self.folds is not None:
+            folds = StratifiedKFold(self.folds, shuffle=True, random_state=self.random_state)
+            unseen = cross_val_predict(classifier, X, y, cv=folds, method="decision_function")
+            self.threshold_ = threshold_at_tpr(unseen[y == 0], self.tpr)
         self.classifier_ = classifier.fit(X, y)
         self.schema_ = schema
         self.n_in_, self.n_out_ = len(inside), len(outside)
@@ -103,7 +105,7 @@ class Purview(Detector):
             raise InputError("Purview: not fitted yet, nothing to save")
         params = {name: value for name, value in self.get_params(deep=False).items() if name != "head"}
         head = self.head if isinstance(self.head, str) else None
-        fitted = {"threshold": self.threshold_, "n_in": self.n_in_, "n_out": self.n_out_}
+        fitted = {"threshold": getattr(self, "threshold_", None), "n_in": self.n_in_, "n_out": self.n_out_}
         state = {"params": {"head": head, **params}, "fitted": fitted}
         return save_state(
             Path(directory), "Purview", state, self.schema_, self.classifier_, overwrite=overwrite
@@ -118,6 +120,7 @@ class Purview(Detector):
             params["head"] = classifier.head
         detector = cls(**params)
         detector.classifier_, detector.schema_ = classifier, schema
-        detector.threshold_ = float(state["fitted"]["threshold"])
+        if state["fitted"]["threshold"] is not None:
+            detector.threshold_ = float(state["fitted"]["threshold"])
         detector.n_in_, detector.n_out_ = int(state["fitted"]["n_in"]), int(state["fitted"]["n_out"])
         return detector

@@ -1,0 +1,56 @@
+"""One palette for tables, figures and pages, in a light and a dark form.
+
+Figures are drawn in placeholder colours, which `gradfast.report.svg` turns into CSS variables: one drawing
+serves both.
+"""
+
+from __future__ import annotations
+
+__all__ = ["INSIDE", "METHODS", "OUTSIDE", "css_variables", "ink", "placeholder"]
+
+# Role: (on a light page, on a dark page). Data colours keep 3:1 against their page and stay apart for colour-
+# blind eyes.
+_ROLES = {
+    "page": ("#f6f7f9", "#0f1216"),
+    "surface": ("#ffffff", "#181c22"),
+    "ink": ("#1c2128", "#e6e9ee"),
+    "muted": ("#59636f", "#9aa5b2"),
+    "grid": ("#e1e5ea", "#2b323b"),
+    "accent": ("#1f6fd0", "#6aaefb"),
+    "inside": ("#1f6fd0", "#5b9ff2"),
+    "outside-0": ("#d4620a", "#f2934a"),
+    "outside-1": ("#0b8a6a", "#36b995"),
+    "outside-2": ("#a3459f", "#d58ad2"),
+    "outside-3": ("#a07608", "#d9b13c"),
+    "outside-4": ("#c23a4b", "#f27f8c"),
+    "outside-5": ("#5d6b1f", "#a9bd52"),
+    "method-0": ("#1c2128", "#e6e9ee"),
+    "method-1": ("#1f6fd0", "#6aaefb"),
+    "method-2": ("#7d8894", "#8b96a3"),
+}
+
+INSIDE = "inside"
+OUTSIDE = tuple(role for role in _ROLES if role.startswith("outside-"))
+METHODS = tuple(role for role in _ROLES if role.startswith("method-"))
+
+
+def placeholder(role: str) -> str:
+    """The colour that stands for a role in a drawing: one that no drawing would use by itself."""
+    return f"#fe{list(_ROLES).index(role):02x}dc"
+
+
+def ink(role: str) -> str:
+    """The CSS value of a role."""
+    return f"var(--{role})"
+
+
+def roles() -> tuple[str, ...]:
+    """All roles."""
+    return tuple(_ROLES)
+
+
+def css_variables() -> str:
+    """A style sheet that sets every role for light pages, and for readers who prefer dark ones."""
+    light = "".join(f"--{role}:{value[0]};" for role, value in _ROLES.items())
+    dark = "".join(f"--{role}:{value[1]};" for role, value in _ROLES.items())
+    return f":root{{color-scheme:light dark;{light}}}\n@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
