@@ -1,0 +1,5 @@
+"""The command line `gradfast`."""
+
+from gradfast.cli.app import app, main
+
+__all__ = ["app", "main"]
