@@ -10,14 +10,15 @@ from gradfast.engine.plan import Action, Cost, Plan
 from gradfast.errors import InputError
 from gradfast.record import Graph
 
-# Without a budget: cotangents of this many bytes at most, so that a large batch does not surprise anyone.
-DEFAULT_COTANGENT_BYTES = 1 << 30
+# The C library maps and unmaps fresh pages for every block above this, which costs as much as a pass over it; below, blocks
+# are reused, and what waits stays near the caches.
+LARGEST_TENSOR = 32 << 20
 
 
 def measure(graph: Graph, plan: Plan) -> Cost:
     """What one sample of this graph needs. A cotangent waits from the node that makes it to the node that takes it."""
     waiting: dict[int, int] = {}
-    peak = now = 0
+    fullest = largest = 0
     for node in graph.nodes:
         actions = plan.actions.get(node.order)
         if actions is None:
@@ -26,9 +27,9 @@ def measure(graph: Graph, plan: Plan) -> Cost:
         for action, edge in zip(actions, node.edges, strict=True):
             if action is Action.CARRY and edge is not None and edge[0].order not in waiting:
                 waiting[edge[0].order] = _bytes(edge[0].shapes[edge[1]], edge[0].dtypes[edge[1]].itemsize)
-        now = sum(waiting.values())
-        peak = max(peak, now + own)
-    return Cost(_saved_bytes(graph) // plan.batch, peak // plan.batch)
+        fullest = max(fullest, sum(waiting.values()) + own)
+        largest = max(largest, own)
+    return Cost(*(n // plan.batch for n in (_saved_bytes(graph), fullest, largest)))
 
 
 def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
@@ -59,17 +60,24 @@ def chunk(cost: Cost, rows: int, budget: int | None, all_rows: bool) -> tuple[in
     Raises:
         InputError: the budget does not hold a single sample with a single row.
     """
+    fit = LARGEST_TENSOR // max(1, cost.largest)
+    samples = max(1, fit // rows)
+    rows_at_a_time = rows if all_rows else max(1, min(rows, fit))
     if budget is None:
-        return max(1, DEFAULT_COTANGENT_BYTES // max(1, cost.cotangents * rows)), rows
+        return samples, rows_at_a_time
     least = cost.activations + cost.cotangents * (rows if all_rows else 1)
     if budget < least:
         raise InputError(f"memory_budget: got {budget} bytes; one sample of this model needs {least}")
-    samples = budget // (cost.activations + cost.cotangents * rows)
-    if samples >= 1:
-        return samples, rows
-    return 1, min(rows, (budget - cost.activations) // max(1, cost.cotangents))
+    if not all_rows:
+        rows_at_a_time = min(rows_at_a_time, (budget - cost.activations) // max(1, cost.cotangents))
+    return max(1, min(samples, budget // (cost.activations + cost.cotangents * rows))), rows_at_a_time
 
 
 def slices(total: int, size: int) -> Iterator[slice]:
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))
+
+
+def balanced(left: int, most: int) -> int:
+    """The size of the next chunk of ``left`` samples, at most ``most``: chunks of nearly equal size."""
+    return -(-left // -(-left // most))

@@ -33,10 +33,13 @@ class Fusion:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes per sample: ``activations`` that the recorded forward pass keeps, ``cotangents`` of one row at the fullest moment."""
+    """Bytes per sample: ``activations`` that the recorded forward pass keeps; of one row, all ``cotangents`` that wait at the
+    fullest moment, and the ``largest`` one.
+    """
 
     activations: int = 0
     cotangents: int = 0
+    largest: int = 0
 
 
 @dataclass

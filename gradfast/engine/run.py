@@ -54,7 +54,7 @@ class Engine:
             # Until a chunk has told what a sample costs, a few go first.
             size, start = self.book.sizes.get(key, FIRST_CHUNK if self.budget is None else 2), 0
             while start < batch:
-                part = slice(start, min(start + size, batch))
+                part = slice(start, start + chunks.balanced(batch - start, size))
                 try:
                     value, z, size = self._samples(x, part, cotangents)
                 except RuntimeError as error:
