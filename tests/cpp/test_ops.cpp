@@ -1,45 +1,54 @@
-// Every operator through the dispatcher, without Python, against the gradients written out in float64.
-// Run once for each instruction set.
-#include <ATen/ATen.h>
-#include <ATen/core/dispatch/Dispatcher.h>
-
+// The operators of single layers, without Python. Run once for each instruction set: sizes are odd, so that
+// every kernel meets the tail of a vector.
 #include "check.h"
+#include "gradients.h"
+
+using namespace gradients;
 
 namespace {
 
-constexpr int64_t C = 3, B = 2, T = 5, D = 4, O = 6;
+constexpr int64_t C = 3, B = 2;
 
-template <class... Args>
-at::Tensor call(const char* op, Args... args) {
-    const auto handle =
-        c10::Dispatcher::singleton().findSchemaOrThrow((std::string("gradfast::") + op).c_str(), "");
-    torch::jit::Stack stack{c10::IValue(args)...};
-    const auto& schema = handle.schema();
-    for (size_t i = stack.size(); i < schema.arguments().size(); ++i)
-        stack.push_back(*schema.arguments()[i].default_value());
-    handle.callBoxed(stack);
-    return stack[0].toTensor();
+struct Conv {
+    Shape x, g, kernel, stride, padding, dilation;
+    int64_t groups = 1;
+    bool transposed = false;
+};
+
+// [C, B, *weight], by torch's own backward of one sample and one row at a time.
+at::Tensor conv_gradients(const Conv& k, const at::Tensor& x, const at::Tensor& g, const Shape& weight) {
+    std::vector<at::Tensor> rows;
+    for (int64_t c = 0; c < g.size(0); ++c) {
+        std::vector<at::Tensor> samples;
+        for (int64_t b = 0; b < g.size(1); ++b)
+            samples.push_back(std::get<1>(at::convolution_backward(
+                g[c].narrow(0, b, 1), x.narrow(0, b, 1), at::zeros(weight, x.options()), std::nullopt,
+                k.stride, k.padding, k.dilation, k.transposed, Shape(k.kernel.size(), 0), k.groups,
+                {false, true, false})));
+        rows.push_back(at::stack(samples));
+    }
+    return at::stack(rows);
 }
 
-at::Tensor random(at::IntArrayRef size) {
-    return at::randn(size, at::kDouble);
-}
-
-double largest_error(const at::Tensor& got, const at::Tensor& wanted) {
-    if (got.sizes() != wanted.sizes()) return INFINITY;
-    return ((got.to(at::kDouble) - wanted).abs() / wanted.abs().clamp_min(1)).max().item<double>();
-}
-
-// The three results that an operator's family gives of the gradients [C, B, ...].
-at::Tensor wanted_sqnorm(const at::Tensor& grads) {
-    return grads.square().flatten(2).sum(2).t();
-}
-at::Tensor wanted_dot(const at::Tensor& grads, const at::Tensor& ref) {
-    return (grads * ref).flatten(2).sum(2).t();
-}
-at::Tensor wanted_gram(const at::Tensor& grads) {
-    const auto rows = grads.flatten(2).transpose(0, 1);
-    return at::matmul(rows, rows.transpose(1, 2));
+void check_conv(const Conv& k, at::ScalarType dtype, const std::vector<const char*>& forms) {
+    const auto x = random(k.x, dtype), g = random(k.g, dtype);
+    Shape weight{k.transposed ? k.x[1] : k.g[2], (k.transposed ? k.g[2] : k.x[1]) / k.groups};
+    weight.insert(weight.end(), k.kernel.begin(), k.kernel.end());
+    const auto ref = random(weight, dtype), grads = conv_gradients(k, exact(x), exact(g), weight);
+    for (const char* form : forms) {
+        const auto got = call("conv_sqnorm", x, g, k.kernel, k.stride, k.padding, k.dilation, k.groups,
+                              k.transposed, int64_t(1), form);
+        EXPECT_CLOSE(error(got, wanted_sqnorm(grads), dtype), 0, tolerance(dtype));
+    }
+    const auto dot =
+        call("conv_dot", x, g, ref, k.kernel, k.stride, k.padding, k.dilation, k.groups, k.transposed);
+    // Relative to the norms: the products may cancel.
+    const double scale = (grads.norm() * exact(ref).norm()).item<double>();
+    EXPECT_CLOSE((exact(dot) - wanted_dot(grads, exact(ref))).abs().max().item<double>() / scale, 0,
+                 tolerance(dtype));
+    const auto gram =
+        call("conv_gram", x, g, k.kernel, k.stride, k.padding, k.dilation, k.groups, k.transposed);
+    EXPECT_CLOSE(error(gram, wanted_gram(grads), dtype), 0, tolerance(dtype));
 }
 
 }  // namespace
@@ -60,69 +69,83 @@ TEST(every_schema_has_a_cpu_kernel) {
 }
 
 TEST(linear) {
-    const auto x = random({B, T, D}), g = random({C, B, T, O}), ref = random({O, D});
-    const auto grads = at::einsum("cbto,btd->cbod", {g, x});
-    for (const char* form : {"auto", "direct", "gram"})
-        EXPECT(largest_error(call("linear_sqnorm", x, g, form), wanted_sqnorm(grads)) < 1e-12);
-    EXPECT(largest_error(call("linear_sqnorm", x.to(at::kFloat), g.to(at::kFloat)), wanted_sqnorm(grads)) <
-           1e-4);
-    EXPECT(largest_error(call("linear_dot", x, g, ref), wanted_dot(grads, ref)) < 1e-12);
-    EXPECT(largest_error(call("linear_gram", x, g), wanted_gram(grads)) < 1e-12);
+    for (const auto dtype : kDtypes)
+        for (const int64_t positions : {1, 5, 67}) {
+            const int64_t D = 37, O = 21;
+            const auto x = random({B, positions, D}, dtype), g = random({C, B, positions, O}, dtype);
+            const auto ref = random({O, D}, dtype);
+            const auto grads = at::einsum("cbto,btd->cbod", {exact(g), exact(x)});
+            for (const char* form : {"auto", "direct", "gram"})
+                EXPECT_CLOSE(error(call("linear_sqnorm", x, g, form), wanted_sqnorm(grads), dtype), 0,
+                             tolerance(dtype));
+            EXPECT_CLOSE(error(call("linear_gram", x, g), wanted_gram(grads), dtype), 0, tolerance(dtype));
+            const double scale = (grads.norm() * exact(ref).norm()).item<double>();
+            const auto dot = exact(call("linear_dot", x, g, ref)) - wanted_dot(grads, exact(ref));
+            EXPECT_CLOSE(dot.abs().max().item<double>() / scale, 0, tolerance(dtype));
+        }
 }
 
 TEST(conv) {
-    const auto x = random({B, D, 7, 6}), g = random({C, B, O, 4, 3});
-    const std::vector<int64_t> kernel{3, 3}, stride{2, 2}, padding{1, 1}, dilation{1, 1};
-    const int64_t groups = 2;
-    std::vector<at::Tensor> rows;
-    for (int64_t c = 0; c < C; ++c) {
-        std::vector<at::Tensor> samples;
-        for (int64_t b = 0; b < B; ++b)
-            samples.push_back(std::get<1>(at::convolution_backward(
-                g[c].narrow(0, b, 1), x.narrow(0, b, 1), at::zeros({O, D / groups, 3, 3}, x.options()),
-                std::nullopt, stride, padding, dilation, false, {0, 0}, groups, {false, true, false})));
-        rows.push_back(at::stack(samples));
+    const Conv same{{B, 19, 9, 7}, {C, B, 21, 9, 7}, {3, 3}, {1, 1}, {1, 1}, {1, 1}};
+    const Conv strided{{B, 6, 11, 9}, {C, B, 10, 6, 4}, {3, 2}, {2, 2}, {1, 0}, {1, 1}, 2};
+    const Conv depthwise{{B, 35, 9, 7}, {C, B, 35, 9, 7}, {3, 3}, {1, 1}, {1, 1}, {1, 1}, 35};
+    const Conv line{{B, 5, 33}, {C, B, 18, 29}, {3}, {1}, {0}, {2}};
+    const Conv volume{{B, 3, 4, 5, 6}, {C, B, 7, 2, 3, 3}, {2, 3, 2}, {2, 1, 2}, {0, 0, 0}, {1, 1, 1}};
+    for (const auto dtype : kDtypes) {
+        check_conv(same, dtype, {"auto", "direct", "gram", "pixel_gram"});
+        check_conv(strided, dtype, {"auto", "direct", "gram"});
+        check_conv(depthwise, dtype, {"auto"});
+        check_conv(line, dtype, {"auto", "direct", "gram"});
+        check_conv(volume, dtype, {"auto", "direct", "gram"});
     }
-    const auto grads = at::stack(rows), ref = random({O, D / groups, 3, 3});
-    EXPECT(largest_error(call("conv_sqnorm", x, g, kernel, stride, padding, dilation, groups),
-                         wanted_sqnorm(grads)) < 1e-12);
-    EXPECT(largest_error(call("conv_dot", x, g, ref, kernel, stride, padding, dilation, groups),
-                         wanted_dot(grads, ref)) < 1e-12);
-    EXPECT(largest_error(call("conv_gram", x, g, kernel, stride, padding, dilation, groups),
-                         wanted_gram(grads)) < 1e-12);
+}
+
+TEST(transposed_conv) {
+    const Conv up{{B, 18, 5, 4}, {C, B, 7, 11, 9}, {3, 3}, {2, 2}, {0, 0}, {1, 1}, 1, true};
+    for (const auto dtype : kDtypes) check_conv(up, dtype, {"auto", "direct", "gram"});
 }
 
 TEST(bias_and_affine) {
-    const auto g = random({C, B, O, T}), xhat = random({B, O, T}), ref = random({O});
-    const auto bias = g.sum(3), affine = (g * xhat).sum(3);
-    EXPECT(largest_error(call("bias_sqnorm", g), wanted_sqnorm(bias)) < 1e-12);
-    EXPECT(largest_error(call("bias_dot", g, ref), wanted_dot(bias, ref)) < 1e-12);
-    EXPECT(largest_error(call("bias_gram", g), wanted_gram(bias)) < 1e-12);
-    EXPECT(largest_error(call("affine_sqnorm", xhat, g), wanted_sqnorm(affine)) < 1e-12);
-    EXPECT(largest_error(call("affine_dot", xhat, g, ref), wanted_dot(affine, ref)) < 1e-12);
-    EXPECT(largest_error(call("affine_gram", xhat, g), wanted_gram(affine)) < 1e-12);
+    const int64_t O = 37, positions = 29;
+    for (const auto dtype : kDtypes) {
+        const auto g = random({C, B, O, positions}, dtype), xhat = random({B, O, positions}, dtype);
+        const auto ref = random({O}, dtype), bias = exact(g).sum(3), affine = (exact(g) * exact(xhat)).sum(3);
+        const double limit = tolerance(dtype);
+        EXPECT_CLOSE(error(call("bias_sqnorm", g), wanted_sqnorm(bias), dtype), 0, limit);
+        EXPECT_CLOSE(error(call("bias_dot", g, ref), wanted_dot(bias, exact(ref)), dtype), 0, limit);
+        EXPECT_CLOSE(error(call("bias_gram", g), wanted_gram(bias), dtype), 0, limit);
+        EXPECT_CLOSE(error(call("affine_sqnorm", xhat, g), wanted_sqnorm(affine), dtype), 0, limit);
+        EXPECT_CLOSE(error(call("affine_dot", xhat, g, ref), wanted_dot(affine, exact(ref)), dtype), 0,
+                     limit);
+        EXPECT_CLOSE(error(call("affine_gram", xhat, g), wanted_gram(affine), dtype), 0, limit);
+    }
 }
 
 TEST(embedding_sums_repeated_tokens_and_leaves_out_padding) {
-    const int64_t vocabulary = 3, padding = 1;
-    const auto indices = at::randint(vocabulary, {B, T}, at::kLong), g = random({C, B, T, D});
-    const auto ref = random({vocabulary, D});
+    const int64_t vocabulary = 3, positions = 13, D = 35, padding = 1;
+    const auto indices = at::randint(vocabulary, {B, positions}, at::kLong);
     const auto kept = indices.ne(padding).to(at::kDouble).unsqueeze(2);
-    const auto grads =
-        at::einsum("cbtd,btv->cbvd", {g, at::one_hot(indices, vocabulary).to(at::kDouble) * kept});
-    EXPECT(largest_error(call("embedding_sqnorm", indices, g, padding), wanted_sqnorm(grads)) < 1e-12);
-    EXPECT(largest_error(call("embedding_dot", indices, g, ref, padding), wanted_dot(grads, ref)) < 1e-12);
-    EXPECT(largest_error(call("embedding_gram", indices, g, padding), wanted_gram(grads)) < 1e-12);
+    for (const auto dtype : kDtypes) {
+        const auto g = random({C, B, positions, D}, dtype), ref = random({vocabulary, D}, dtype);
+        const auto chosen = at::one_hot(indices, vocabulary).to(at::kDouble) * kept;
+        const auto grads = at::einsum("cbtd,btv->cbvd", {exact(g), chosen});
+        const double limit = tolerance(dtype);
+        EXPECT_CLOSE(error(call("embedding_sqnorm", indices, g, padding), wanted_sqnorm(grads), dtype), 0,
+                     limit);
+        EXPECT_CLOSE(
+            error(call("embedding_dot", indices, g, ref, padding), wanted_dot(grads, exact(ref)), dtype), 0,
+            limit);
+        EXPECT_CLOSE(error(call("embedding_gram", indices, g, padding), wanted_gram(grads), dtype), 0, limit);
+    }
 }
 
 TEST(empty_batch) {
-    EXPECT(call("linear_sqnorm", random({0, T, D}), random({C, 0, T, O})).sizes() ==
-           (std::vector<int64_t>{0, C}));
-    EXPECT(call("bias_sqnorm", random({0, B, O})).sizes() == (std::vector<int64_t>{B, 0}));
+    EXPECT(call("linear_sqnorm", random({0, 5, 4}), random({C, 0, 5, 6})).sizes() == (Shape{0, C}));
+    EXPECT(call("bias_sqnorm", random({0, B, 6})).sizes() == (Shape{B, 0}));
 }
 
 TEST(errors_name_the_argument) {
-    EXPECT_THROWS(call("linear_sqnorm", random({B, T, D}), random({C, B, T + 1, O})), "g has shape");
-    EXPECT_THROWS(call("linear_sqnorm", random({B, T, D}), random({C, B, T, O}), "fast"), "form");
-    EXPECT_THROWS(call("bias_sqnorm", at::ones({C, B, O}, at::kLong)), "g has dtype");
+    EXPECT_THROWS(call("linear_sqnorm", random({B, 5, 4}), random({C, B, 6, 3})), "g has shape");
+    EXPECT_THROWS(call("linear_sqnorm", random({B, 5, 4}), random({C, B, 5, 3}), "fast"), "form");
+    EXPECT_THROWS(call("bias_sqnorm", at::ones({C, B, 6}, at::kLong)), "g has dtype");
 }
