@@ -108,7 +108,18 @@ class SharedGram final : public RowGram {
           shared_(s.transposed ? position_operand(s, x, element, Use::vectors, 0)
                                : window_operand(s, x, element, Use::vectors)),
           panels_(outer_panels(row_operand().layout(), element)) {
+        // As many panels of a run together as keep the products of a block of rows in the cache.
+        const int64_t most = kTileElements / 4 / (kRowBlock * s.positions());
         const OperandLayout& layout = row_operand().layout();
+        for (std::size_t i = 0; i < panels_.size(); ++i) {
+            const bool adjoins = i > 0 && panels_[i].begin == panels_[i - 1].begin + panels_[i - 1].columns;
+            if (adjoins && strips_.back().columns + panels_[i].columns <= most) {
+                ++strips_.back().last;
+                strips_.back().columns += panels_[i].columns;
+            } else {
+                strips_.push_back({i, i + 1, panels_[i].columns});
+            }
+        }
         for (const int64_t line : layout.line)
             for (int64_t w = 0; w < layout.width; ++w) position_.push_back(line + w * layout.step);
     }
@@ -130,32 +141,41 @@ class SharedGram final : public RowGram {
         at::parallel_for(0, ceil_div(rows, kRowBlock), 1, [&](int64_t begin, int64_t end) {
             Buffer products;
             for (int64_t block = begin; block < end; ++block)
-                for (const Panel& panel : panels_)
-                    add_block(a, panel, block * kRowBlock, std::min((block + 1) * kRowBlock, rows), products,
+                for (const Strip& strip : strips_)
+                    add_block(a, strip, block * kRowBlock, std::min((block + 1) * kRowBlock, rows), products,
                               gram);
         });
     }
 
-    // <A R_c, R_d> for c in [first, last) and d >= first, over the columns of one panel.
-    void add_block(const void* a, const Panel& panel, int64_t first, int64_t last, Buffer& buffer,
+    // Adjacent panels [first, last).
+    struct Strip {
+        std::size_t first, last;
+        int64_t columns;
+    };
+
+    // <A R_c, R_d> for c in [first, last) and d >= first, over the columns of one strip.
+    void add_block(const void* a, const Strip& strip, int64_t first, int64_t last, Buffer& buffer,
                    void* gram) const {
-        const int64_t positions = shape_.positions(), rows = shape_.rows, size = positions * panel.columns;
+        const int64_t positions = shape_.positions(), rows = shape_.rows, begin = panels_[strip.first].begin;
+        const int64_t size = positions * strip.columns;
         char* products = static_cast<char*>(buffer.bytes((last - first) * size * bytes()));
+        const char* base = static_cast<const char*>(row_data_[first]);
         std::vector<int64_t> product(last - first), product_run(positions), row(rows - first),
             row_run(positions);
         for (int64_t t = 0; t < positions; ++t) {
-            product_run[t] = t * panel.columns;
-            row_run[t] = panel.begin + position_[t];
+            product_run[t] = t * strip.columns;
+            row_run[t] = begin + position_[t];
         }
-        const char* base = static_cast<const char*>(row_data_[first]);
         for (int64_t c = first; c < rows; ++c)
             row[c - first] = (static_cast<const char*>(row_data_[c]) - base) / bytes();
         for (int64_t c = first; c < last; ++c) {
             product[c - first] = (c - first) * size;
             // A is symmetric, so A R = A' R.
-            GRADFAST_SIMD(outer_products)
-            ({element_, {a, positions}, row_operand().layout().windows(row_data_[c]), positions}, 0,
-             positions, panel.begin, panel.columns, products + product[c - first] * bytes(), panel.columns);
+            const OuterProblem problem{
+                element_, {a, positions}, row_operand().layout().windows(row_data_[c]), positions};
+            for (std::size_t i = strip.first; i < strip.last; ++i) GRADFAST_SIMD(outer_products)
+            (problem, 0, positions, panels_[i].begin, panels_[i].columns,
+             products + (product[c - first] + panels_[i].begin - begin) * bytes(), strip.columns);
         }
         GRADFAST_SIMD(inner_products)
         ({element_,
@@ -164,13 +184,14 @@ class SharedGram final : public RowGram {
           last - first,
           rows - first,
           positions,
-          panel.columns},
+          strip.columns},
          0, last - first, /*upper=*/false, /*accumulate=*/true,
          static_cast<char*>(gram) + first * (rows + 1) * bytes(), rows);
     }
 
     std::unique_ptr<Operand> shared_;
     std::vector<Panel> panels_;
+    std::vector<Strip> strips_;
     std::vector<int64_t> position_;
     OperandScratch shared_scratch_;
     Buffer a_;

@@ -94,3 +94,12 @@ def test_a_sample_with_nan_does_not_touch_the_others(form: str) -> None:
     got = ops.linear_sqnorm(x, g, form)
     assert got[1].isnan().all()
     assert torch.equal(got[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "positions", "outputs"), [(30, 3, 500), (40, 1, 130), (14, 90, 70), (13, 200, 40)]
+)
+def test_gram_of_many_rows(rows: int, positions: int, outputs: int) -> None:
+    x, g = torch.randn(2, positions, 50), torch.randn(rows, 2, positions, outputs)
+    assert_gram_close(ops.linear_gram(x, g), truth.linear(x, g), x.dtype)
+    assert torch.equal(ops.linear_gram(x, g), ops.linear_gram(x, g).mT)
