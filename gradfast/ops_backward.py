@@ -10,6 +10,7 @@ from torch import Tensor
 
 _MIN_CHANNELS = 16
 _MIN_PIXELS_PER_TILE = 8
+_INVERSE_TRANSFORM = 150
 _ARM = ("aarch64", "arm64")
 
 
@@ -27,8 +28,9 @@ def conv3x3_backward(
 
     The cotangent of the convolution's output is `v = g * scale`, or 0 where `mask` is not positive. One transform of
     v serves the input gradient and the weight gradient, each with 4 times fewer multiplications than the direct form.
-    float32 is computed in float32 and rounds to about 1e-6 of the input gradient's norm and 1e-7 of the squared
-    norms; bfloat16 operands are computed in float32 too.
+    float32 rounds to about 1e-6 of the input gradient's norm and 1e-7 of the squared norms. With bfloat16 operands
+    the input gradient is still computed in float32, as the errors of Winograd in bfloat16 (1e-2) would add up over
+    the layers; the norms are taken of products of bfloat16, where the processor has them (1e-3).
 
     Args:
         g: cotangents [C, B, O, H, W], float32 or bfloat16; channels-last (stride 1 at O) is read in place, with any
@@ -58,7 +60,7 @@ def conv3x3_backward(
     )
 
 
-def has_conv3x3_backward(g: Tensor, weight: Tensor) -> bool:
+def has_conv3x3_backward(g: Tensor, weight: Tensor, *, sqnorm: bool = False) -> bool:
     """Whether `conv3x3_backward` takes these operands and is the fastest form of the input gradient for them.
 
     It has no CUDA implementation, wants float32 or bfloat16, enough channels to fill vectors, and images that fill
@@ -67,16 +69,23 @@ def has_conv3x3_backward(g: Tensor, weight: Tensor) -> bool:
     Args:
         g: cotangents [C, B, O, H, W].
         weight: [O, I, 3, 3].
+        sqnorm: ask instead whether the norms should be taken by it too: not where there are few positions, for
+            which the Gram form of `conv_sqnorm` is cheaper.
     """
     if g.device.type != "cpu" or g.dtype not in (torch.float32, torch.bfloat16) or weight.dtype != g.dtype:
         return False
-    height, width = g.shape[3:]
+    rows, _, out_channels, height, width = g.shape
+    in_channels, positions = weight.shape[1], height * width
     tiles = -(-height // 4) * -(-width // 4)
-    return (
-        min(weight.shape[:2]) >= _MIN_CHANNELS
-        and height * width >= _MIN_PIXELS_PER_TILE * tiles
-        and _vectors()
-    )
+    if min(out_channels, in_channels) < _MIN_CHANNELS or positions < _MIN_PIXELS_PER_TILE * tiles:
+        return False
+    if sqnorm:
+        # Multiply-adds: 36 products and an inverse transform for each weight, against half of G G' and of X X'.
+        winograd = out_channels * in_channels * (36 * tiles + _INVERSE_TRANSFORM)
+        gram = positions * positions * (out_channels + in_channels / max(rows, 1)) / 2
+        if winograd > gram:
+            return False
+    return _vectors()
 
 
 def _vectors() -> bool:

@@ -30,7 +30,7 @@ float* floats(Buffer& buffer, int64_t count) {
 }
 
 // A thread takes whole groups.
-void run_by_group(const WinogradProblem& problem, const WinogradPlan& plan, float* u_x) {
+void run_by_group(const WinogradProblem& problem, const WinogradPlan& plan) {
     Buffer weight;
     float* u_w = floats(weight, plan.weight_floats);
     if (problem.need_dx) {
@@ -40,54 +40,53 @@ void run_by_group(const WinogradProblem& problem, const WinogradPlan& plan, floa
     }
     const auto run = GRADFAST_SIMD(winograd_group);
     at::parallel_for(0, plan.groups, 1, [&](int64_t begin, int64_t end) {
-        Buffer v, m, dw;
-        const WinogradBuffers buffers{floats(v, plan.v_floats), u_w, u_x, floats(m, plan.m_floats),
-                                      floats(dw, plan.dw_floats)};
+        Buffer v, pairs, x, m, dw;
+        WinogradBuffers buffers{
+            floats(v, plan.v_floats), floats(pairs, plan.v_pairs_floats), u_w, floats(x, plan.x_floats),
+            floats(m, plan.m_floats), floats(dw, plan.dw_floats),         -1};
         for (int64_t group = begin; group < end; ++group) run(problem, plan, buffers, group);
     });
 }
 
-// All threads share a group; each takes panels of input channels, then images.
-void run_by_panel(const WinogradProblem& problem, const WinogradPlan& plan, float* u_x) {
+// All threads share a group; each takes images, then panels of input channels, then images.
+void run_by_panel(const WinogradProblem& problem, const WinogradPlan& plan) {
     const auto transform_g = GRADFAST_SIMD(winograd_transform_g);
     const auto run_panels = GRADFAST_SIMD(winograd_panels);
     const auto run_norms = GRADFAST_SIMD(winograd_norms);
-    const int64_t tiles = plan.tiles_y * plan.tiles_x, all_images = problem.rows * problem.batch;
-    Buffer shared;
-    float* v = floats(shared, plan.v_floats);
+    const int64_t all_images = problem.rows * problem.batch;
+    Buffer v, pairs;
+    const WinogradBuffers shared{
+        floats(v, plan.v_floats), floats(pairs, plan.v_pairs_floats), nullptr, nullptr, nullptr, nullptr, -1};
     for (int64_t group = 0; group < plan.groups; ++group) {
         const int64_t images = std::min(plan.images_per_group, all_images - group * plan.images_per_group);
-        at::parallel_for(0, images * tiles, 4, [&](int64_t begin, int64_t end) {
-            transform_g(problem, plan, {v, nullptr, u_x, nullptr, nullptr}, group, begin, end);
+        at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
+            WinogradBuffers buffers = shared;
+            transform_g(problem, plan, buffers, group, begin, end);
         });
         at::parallel_for(0, plan.panels, 1, [&](int64_t begin, int64_t end) {
             Buffer weight, m;
-            const WinogradBuffers buffers{v, floats(weight, plan.weight_floats), u_x,
-                                          floats(m, plan.m_floats), nullptr};
+            WinogradBuffers buffers = shared;
+            buffers.u_w = floats(weight, plan.weight_floats);
+            buffers.m = floats(m, plan.m_floats);
             run_panels(problem, plan, buffers, group, begin, end);
         });
         if (!problem.need_sq) continue;
         at::parallel_for(0, images, 1, [&](int64_t begin, int64_t end) {
-            Buffer dw;
-            run_norms(problem, plan, {v, nullptr, u_x, nullptr, floats(dw, plan.dw_floats)}, group, begin,
-                      end);
+            Buffer x, dw;
+            WinogradBuffers buffers = shared;
+            buffers.u_x = floats(x, plan.x_floats);
+            buffers.dw = floats(dw, plan.dw_floats);
+            run_norms(problem, plan, buffers, group, begin, end);
         });
     }
 }
 
 void run(const WinogradProblem& problem) {
     const WinogradPlan plan = GRADFAST_SIMD(winograd_plan)(problem, at::get_num_threads());
-    Buffer transformed_x;
-    float* u_x = floats(transformed_x, plan.x_floats * problem.batch);
-    if (problem.need_sq) {
-        const auto transform_x = GRADFAST_SIMD(winograd_transform_x);
-        at::parallel_for(0, problem.batch, 1,
-                         [&](int64_t begin, int64_t end) { transform_x(problem, plan, u_x, begin, end); });
-    }
     if (plan.by_panel)
-        run_by_panel(problem, plan, u_x);
+        run_by_panel(problem, plan);
     else
-        run_by_group(problem, plan, u_x);
+        run_by_group(problem, plan);
 }
 
 // g, mask and scale: see gradfast/ops_conv3x3.py.

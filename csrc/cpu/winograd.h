@@ -35,7 +35,8 @@ struct WinogradProblem {
 };
 
 // How the work is cut, and the sizes, in floats, of the buffers that the caller provides. An image is one of
-// the rows * batch of g; a group is the images whose transforms are held together.
+// the batch * rows of g, all rows of a sample in succession, as they share its x; a group is the images whose
+// transforms are held together.
 //
 // A thread takes a whole group, with the transformed weight shared by all threads. Where that weight would be
 // far larger than the caches (`by_panel`), all threads share a group and each takes panels of input channels,
@@ -47,35 +48,33 @@ struct WinogradPlan {
     int64_t sq_channels;      // output channels whose weight gradient is held at a time
     bool by_panel;
     int64_t panels;
-    int64_t v_floats;       // transformed g of a block
-    int64_t weight_floats;  // transformed weight: all of it, or of a panel
-    int64_t x_floats;       // transformed x of one sample
-    int64_t m_floats;       // products for dx of a block: all channels, or a panel
-    int64_t dw_floats;      // products for the weight gradient
+    int64_t v_floats;        // transformed g of a block
+    int64_t v_pairs_floats;  // the same in pairs of bf16, for the norms of bf16 tensors
+    int64_t weight_floats;   // transformed weight: all of it, or of a panel
+    int64_t x_floats;        // transformed x of one sample
+    int64_t m_floats;        // products for dx of a block: all channels, or a panel
+    int64_t dw_floats;       // products for the weight gradient
 };
 
 // The buffers of a thread; unused ones may be null.
 struct WinogradBuffers {
-    float *v, *u_w, *u_x, *m, *dw;
+    float *v, *v_pairs, *u_w, *u_x, *m, *dw;
+    int64_t x_sample;  // the sample whose x is in u_x; -1: none
 };
 
 GRADFAST_SIMD_KERNEL(WinogradPlan, winograd_plan, const WinogradProblem& problem, int64_t threads)
 // weight -> u_w, for the output channels [begin, end).
 GRADFAST_SIMD_KERNEL(void, winograd_transform_weight, const WinogradProblem& problem, float* u_w,
                      int64_t begin, int64_t end)
-// x -> u_x, for the samples [begin, end).
-GRADFAST_SIMD_KERNEL(void, winograd_transform_x, const WinogradProblem& problem, const WinogradPlan& plan,
-                     float* u_x, int64_t begin, int64_t end)
 // All of one group: dx and sq.
 GRADFAST_SIMD_KERNEL(void, winograd_group, const WinogradProblem& problem, const WinogradPlan& plan,
-                     const WinogradBuffers& buffers, int64_t group)
-// The steps of a group, by panel: g -> v of the tiles [begin, end); dx of the panels [begin, end); sq of the
-// images.
+                     WinogradBuffers& buffers, int64_t group)
+// The steps of a group, by panel: g -> v, of the images [begin, end); dx, of the panels; sq, of the images.
 GRADFAST_SIMD_KERNEL(void, winograd_transform_g, const WinogradProblem& problem, const WinogradPlan& plan,
-                     const WinogradBuffers& buffers, int64_t group, int64_t begin, int64_t end)
+                     WinogradBuffers& buffers, int64_t group, int64_t begin, int64_t end)
 GRADFAST_SIMD_KERNEL(void, winograd_panels, const WinogradProblem& problem, const WinogradPlan& plan,
-                     const WinogradBuffers& buffers, int64_t group, int64_t begin, int64_t end)
+                     WinogradBuffers& buffers, int64_t group, int64_t begin, int64_t end)
 GRADFAST_SIMD_KERNEL(void, winograd_norms, const WinogradProblem& problem, const WinogradPlan& plan,
-                     const WinogradBuffers& buffers, int64_t group, int64_t begin, int64_t end)
+                     WinogradBuffers& buffers, int64_t group, int64_t begin, int64_t end)
 
 }  // namespace gradfast::cpu

@@ -1,45 +1,9 @@
 #include "../winograd.h"
 
-#include "winograd_gemm.h"
-#include "winograd_transform.h"
+#include "winograd_layout.h"
 
 namespace gradfast::cpu::GRADFAST_ARCH {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-int64_t round_up(int64_t a, int64_t b) {
-    return ceil_div(a, b) * b;
-}
-
-// Distance of two frequencies of a [36][count] array: a cache line more than its size, which is often a
-// multiple of the page, so that the 36 lines written together do not fall into one cache set.
-int64_t frequency_stride(int64_t count) {
-    return round_up(count, 16) + 16;
-}
-
-// Offset of (k, column) in a matrix [depth, columns] of panels.
-int64_t panel_offset(int64_t depth, int64_t columns, int64_t k, int64_t column) {
-    const int64_t first = column / kPanel * kPanel;
-    return first * depth + k * smaller(kPanel, columns - first) + (column - first);
-}
-
-// Layouts of the buffers: v [36][tiles of a block][out_padded]; m [36][tiles of a block][m_columns];
-// dw [36][sq_channels][in_padded]; u_w [36] panels of [out_channels, m_columns];
-// u_x [sample][36][block] panels of [tiles of the image in the block, in_padded].
-struct Layout {
-    int64_t out_padded, in_padded, m_columns, v_stride, w_stride, x_stride, m_stride, dw_stride;
-    Layout(const WinogradProblem& p, const WinogradPlan& plan)
-        : out_padded(round_up(p.out_channels, kLanes)),
-          in_padded(round_up(p.in_channels, kLanes)),
-          m_columns(plan.by_panel ? kPanel : in_padded),
-          v_stride(frequency_stride(plan.tiles_per_block * out_padded)),
-          w_stride(frequency_stride(p.out_channels * m_columns)),
-          x_stride(frequency_stride(plan.tiles_y * plan.tiles_x * in_padded)),
-          m_stride(frequency_stride(plan.tiles_per_block * m_columns)),
-          dw_stride(frequency_stride(plan.sq_channels * in_padded)) {}
-};
 
 // The taps of `weight` for output channel o and the input channels [channel, end), flipped and scaled, to u.
 template <typename T>
@@ -61,19 +25,21 @@ void transform_weight(const WinogradProblem& p, int64_t o, int64_t channel, int6
             if (p.scale) taps[y][x] *= p.scale[o];
         }
     }
-    transform_filter_tile(taps, u, u_stride);
+    transform_filter_tile(taps, FloatSink{u, u_stride});
 }
 
+// x of one sample to u_x.
 template <typename T>
 void transform_x(const WinogradProblem& p, const WinogradPlan& plan, int64_t sample, float* u_x) {
+    using Unit = typename NormUnitOf<T>::type;
     const Layout layout(p, plan);
     const T* base = static_cast<const T*>(p.x) + sample * p.x_sample;
     const int64_t tiles = plan.tiles_y * plan.tiles_x;
     for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t top = tile / plan.tiles_x * kOut, left = tile % plan.tiles_x * kOut;
         const int64_t block = tile / plan.tiles_per_block * plan.tiles_per_block;
-        const int64_t depth = smaller(plan.tiles_per_block, tiles - block);
-        float* u = u_x + sample * plan.x_floats + block * layout.in_padded;
+        const int64_t depth = ceil_div(smaller(plan.tiles_per_block, tiles - block), NormUnitOf<T>::tiles);
+        Unit* u = reinterpret_cast<Unit*>(u_x) + block / NormUnitOf<T>::tiles * layout.in_padded;
         for (int64_t channel = 0; channel < p.in_channels; channel += kLanes) {
             V values[kOut][kOut];
             for (int y = 0; y < kOut; ++y) {
@@ -83,8 +49,9 @@ void transform_x(const WinogradProblem& p, const WinogradPlan& plan, int64_t sam
                     values[y][x] = inside ? load_lanes(pixel, p.in_channels - channel) : V{};
                 }
             }
-            transform_filter_tile(values, u + panel_offset(depth, layout.in_padded, tile - block, channel),
-                                  layout.x_stride);
+            const int64_t unit = (tile - block) / NormUnitOf<T>::tiles;
+            Unit* out = u + panel_offset(depth, layout.in_padded, unit, channel);
+            transform_filter_tile(values, norm_sink(out, layout.x_stride, tile % 2 == 1));
         }
     }
 }
@@ -92,8 +59,7 @@ void transform_x(const WinogradProblem& p, const WinogradPlan& plan, int64_t sam
 template <typename T>
 class Group {
   public:
-    Group(const WinogradProblem& problem, const WinogradPlan& plan, const WinogradBuffers& buffers,
-          int64_t group)
+    Group(const WinogradProblem& problem, const WinogradPlan& plan, WinogradBuffers& buffers, int64_t group)
         : p_(problem),
           plan_(plan),
           layout_(problem, plan),
@@ -107,11 +73,10 @@ class Group {
     // The tiles [begin, end) of the group to v, the first of them at place `slot`.
     void transform_g(int64_t begin, int64_t end, int64_t slot) const {
         for (int64_t tile = begin; tile < end; ++tile, ++slot) {
-            float* out = buffers_.v + slot * layout_.out_padded;
             if (p_.mask)
-                transform_tile<true>(tile, out);
+                transform_tile<true>(tile, slot);
             else
-                transform_tile<false>(tile, out);
+                transform_tile<false>(tile, slot);
         }
     }
 
@@ -161,42 +126,71 @@ class Group {
     }
 
   private:
+    using Unit = typename NormUnitOf<T>::type;
+    static constexpr bool kPairs = NormUnitOf<T>::tiles == 2;
+
+    // What the norms read: v itself, or its pairs.
+    Unit* v_units() const {
+        if constexpr (kPairs)
+            return reinterpret_cast<Unit*>(buffers_.v_pairs);
+        else
+            return buffers_.v;
+    }
+
+    // Place in v_units of what is in v from `slot` on, where an image or its block begins.
+    int64_t unit_slot(int64_t slot) const {
+        return slot / tiles_ * layout_.image_units + slot % tiles_ / NormUnitOf<T>::tiles;
+    }
+
     template <bool Masked>
-    void transform_tile(int64_t tile, float* out) const {
+    void transform_tile(int64_t tile, int64_t slot) const {
+        const FloatSink whole{buffers_.v + slot * layout_.out_padded, layout_.v_stride};
+        if constexpr (kPairs) {
+            const auto pairs = norm_sink(v_units() + unit_slot(slot) * layout_.out_padded,
+                                         layout_.v_units_stride, tile % tiles_ % 2 == 1);
+            if (!p_.need_dx) return transform_tile<Masked>(tile, pairs);
+            if (p_.need_sq) return transform_tile<Masked>(tile, both(whole, pairs));
+        }
+        transform_tile<Masked>(tile, whole);
+    }
+
+    template <bool Masked, typename Sink>
+    void transform_tile(int64_t tile, const Sink& sink) const {
         TilePixels<T> pixels;
         locate<Masked>(tile, pixels);
         int64_t channel = 0;
         for (; channel + kLanes <= p_.out_channels; channel += kLanes)
-            transform_data_tile<true, Masked>(pixels, channel, kLanes, out + channel, layout_.v_stride);
+            transform_data_tile<true, Masked>(pixels, channel, kLanes, sink.at(channel));
         if (channel < p_.out_channels)
-            transform_data_tile<false, Masked>(pixels, channel, p_.out_channels - channel, out + channel,
-                                               layout_.v_stride);
+            transform_data_tile<false, Masked>(pixels, channel, p_.out_channels - channel, sink.at(channel));
     }
 
     template <bool Masked>
     void locate(int64_t tile, TilePixels<T>& pixels) const {
-        const int64_t image = first_image_ + tile / tiles_, sample = image % p_.batch;
-        const T* g = static_cast<const T*>(p_.g) + image / p_.batch * p_.g_row + sample * p_.g_sample;
+        const int64_t image = first_image_ + tile / tiles_, row = image % p_.rows, sample = image / p_.rows;
+        const T* g = static_cast<const T*>(p_.g) + row * p_.g_row + sample * p_.g_sample;
         const T* mask = static_cast<const T*>(p_.mask) + sample * p_.mask_sample;
         const T* zeros = static_cast<const T*>(p_.zeros);
+        pixels.next = kOut * p_.g_x;
         const int64_t top = tile % tiles_ / plan_.tiles_x * kOut - 1;
         const int64_t left = tile % tiles_ % plan_.tiles_x * kOut - 1;
         for (int y = 0; y < kTile; ++y) {
             for (int x = 0; x < kTile; ++x) {
-                const int64_t row = top + y, column = left + x;
-                const bool inside = row >= 0 && row < p_.height && column >= 0 && column < p_.width;
-                pixels.g[y * kTile + x] = inside ? g + row * p_.g_y + column * p_.g_x : zeros;
+                const int64_t i = top + y, j = left + x;
+                const bool inside = i >= 0 && i < p_.height && j >= 0 && j < p_.width;
+                pixels.g[y * kTile + x] = inside ? g + i * p_.g_y + j * p_.g_x : zeros;
                 if constexpr (Masked)
-                    pixels.mask[y * kTile + x] = inside ? mask + row * p_.mask_y + column * p_.mask_x : zeros;
+                    pixels.mask[y * kTile + x] = inside ? mask + i * p_.mask_y + j * p_.mask_x : zeros;
             }
         }
     }
 
     void write_dx(int64_t first_channel, int64_t columns, int64_t tile, int64_t slot) const {
         const int64_t image = first_image_ + tile / tiles_;
+        const int64_t place = image % p_.rows * p_.batch + image / p_.rows;
         const int64_t top = tile % tiles_ / plan_.tiles_x * kOut, left = tile % tiles_ % plan_.tiles_x * kOut;
         const int64_t rows = smaller(kOut, p_.height - top), width = smaller(kOut, p_.width - left);
-        T* base = static_cast<T*>(p_.dx) + ((image * p_.height + top) * p_.width + left) * p_.in_channels;
+        T* base = static_cast<T*>(p_.dx) + ((place * p_.height + top) * p_.width + left) * p_.in_channels;
         for (int64_t i = 0; i < columns; i += kLanes) {
             const int64_t channel = first_channel + i, valid = p_.in_channels - channel;
             V values[kOut][kOut];
@@ -219,12 +213,15 @@ class Group {
     template <bool Accumulate>
     void weight_gradient(int64_t image, int64_t tile, int64_t count, int64_t slot, int64_t o,
                          int64_t channels) const {
-        const float* v = buffers_.v + slot * layout_.out_padded + o;
-        const float* u =
-            buffers_.u_x + (first_image_ + image) % p_.batch * plan_.x_floats + tile * layout_.in_padded;
+        const int64_t sample = (first_image_ + image) / p_.rows;
+        if (buffers_.x_sample != sample) transform_x<T>(p_, plan_, sample, buffers_.u_x);
+        buffers_.x_sample = sample;
+        const Unit* v = v_units() + unit_slot(slot) * layout_.out_padded + o;
+        const Unit* u =
+            reinterpret_cast<const Unit*>(buffers_.u_x) + tile / NormUnitOf<T>::tiles * layout_.in_padded;
         for (int f = 0; f < kFrequencies; ++f) {
-            gemm<Accumulate>(channels, layout_.in_padded, count, v + f * layout_.v_stride, 1,
-                             layout_.out_padded, u + f * layout_.x_stride,
+            gemm<Accumulate>(channels, layout_.in_padded, ceil_div(count, NormUnitOf<T>::tiles),
+                             v + f * layout_.v_units_stride, 1, layout_.out_padded, u + f * layout_.x_stride,
                              buffers_.dw + f * layout_.dw_stride, layout_.in_padded);
         }
     }
@@ -256,14 +253,13 @@ class Group {
     }
 
     void store_norm(int64_t image, double value) const {
-        image += first_image_;
-        p_.sq[image % p_.batch * p_.rows + image / p_.batch] = static_cast<float>(value);
+        p_.sq[first_image_ + image] = static_cast<float>(value);
     }
 
     const WinogradProblem& p_;
     const WinogradPlan& plan_;
     const Layout layout_;
-    const WinogradBuffers buffers_;
+    WinogradBuffers& buffers_;
     const int64_t tiles_;  // of an image
     const int64_t first_image_, images_;
 };
@@ -294,19 +290,23 @@ WinogradPlan winograd_plan(const WinogradProblem& p, int64_t threads) {
     plan.by_panel =
         p.need_dx && p.in_channels * p.out_channels >= large_weight && tiles <= wanted_tiles(p, true);
     const int64_t wanted = wanted_tiles(p, plan.by_panel);
+    plan.images_per_group = larger(1, smaller(wanted / tiles, images));
+    // As many groups for each thread, of about the same size.
     const int64_t workers = plan.by_panel ? 1 : threads;
-    plan.images_per_group = larger(1, smaller(wanted / tiles, ceil_div(images, workers)));
-    plan.groups = ceil_div(images, plan.images_per_group);
+    plan.groups = smaller(images, round_up(ceil_div(images, plan.images_per_group), workers));
     plan.images_per_group = ceil_div(images, plan.groups);
-    plan.tiles_per_block =
-        tiles > wanted ? ceil_div(tiles, ceil_div(tiles, wanted)) : plan.images_per_group * tiles;
+    plan.groups = ceil_div(images, plan.images_per_group);
+    plan.tiles_per_block = tiles > wanted ? round_up(ceil_div(tiles, ceil_div(tiles, wanted)), 2)
+                                          : plan.images_per_group * tiles;
     const int64_t in_padded = round_up(p.in_channels, kLanes);
     plan.sq_channels = p.out_channels;
     if (plan.tiles_per_block >= tiles)
         plan.sq_channels = smaller(p.out_channels, larger(16, 65536 / in_padded / 16 * 16));
     plan.panels = ceil_div(p.in_channels, kPanel);
     const Layout layout(p, plan);
-    plan.v_floats = kFrequencies * layout.v_stride;
+    const bool pairs = p.need_sq && tiles_per_unit(p) == 2;
+    plan.v_floats = p.need_dx || !pairs ? kFrequencies * layout.v_stride : 0;
+    plan.v_pairs_floats = pairs ? kFrequencies * layout.v_units_stride : 0;
     plan.weight_floats = p.need_dx ? kFrequencies * layout.w_stride : 0;
     plan.x_floats = p.need_sq ? kFrequencies * layout.x_stride : 0;
     plan.m_floats = p.need_dx ? kFrequencies * layout.m_stride : 0;
@@ -325,26 +325,20 @@ void winograd_transform_weight(const WinogradProblem& p, float* u_w, int64_t beg
     });
 }
 
-void winograd_transform_x(const WinogradProblem& p, const WinogradPlan& plan, float* u_x, int64_t begin,
-                          int64_t end) {
-    with_type(p, [&](auto type) {
-        for (int64_t sample = begin; sample < end; ++sample)
-            transform_x<decltype(type)>(p, plan, sample, u_x);
-    });
-}
-
-void winograd_group(const WinogradProblem& p, const WinogradPlan& plan, const WinogradBuffers& buffers,
+void winograd_group(const WinogradProblem& p, const WinogradPlan& plan, WinogradBuffers& buffers,
                     int64_t group) {
     with_type(p, [&](auto type) { Group<decltype(type)>(p, plan, buffers, group).run(); });
 }
 
-void winograd_transform_g(const WinogradProblem& p, const WinogradPlan& plan, const WinogradBuffers& buffers,
+void winograd_transform_g(const WinogradProblem& p, const WinogradPlan& plan, WinogradBuffers& buffers,
                           int64_t group, int64_t begin, int64_t end) {
-    with_type(
-        p, [&](auto type) { Group<decltype(type)>(p, plan, buffers, group).transform_g(begin, end, begin); });
+    const int64_t tiles = plan.tiles_y * plan.tiles_x;
+    with_type(p, [&](auto type) {
+        Group<decltype(type)>(p, plan, buffers, group).transform_g(begin * tiles, end * tiles, begin * tiles);
+    });
 }
 
-void winograd_panels(const WinogradProblem& p, const WinogradPlan& plan, const WinogradBuffers& buffers,
+void winograd_panels(const WinogradProblem& p, const WinogradPlan& plan, WinogradBuffers& buffers,
                      int64_t group, int64_t begin, int64_t end) {
     with_type(p, [&](auto type) {
         const Group<decltype(type)> work(p, plan, buffers, group);
@@ -352,7 +346,7 @@ void winograd_panels(const WinogradProblem& p, const WinogradPlan& plan, const W
     });
 }
 
-void winograd_norms(const WinogradProblem& p, const WinogradPlan& plan, const WinogradBuffers& buffers,
+void winograd_norms(const WinogradProblem& p, const WinogradPlan& plan, WinogradBuffers& buffers,
                     int64_t group, int64_t begin, int64_t end) {
     with_type(p, [&](auto type) {
         const Group<decltype(type)> work(p, plan, buffers, group);

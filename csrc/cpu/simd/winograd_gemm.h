@@ -1,7 +1,7 @@
 // C[m, n] (+)= sum_k A(m, k) B[k, n] for the small products of one frequency, in register tiles.
 #pragma once
 
-#include "vec.h"
+#include "multiply.h"
 
 namespace gradfast::cpu::GRADFAST_ARCH {
 namespace {
@@ -12,9 +12,10 @@ constexpr int kPanel = kPanelVecs * kWidth<float>;
 constexpr int kBlockRows = 6;
 
 // B is in panels of kPanel columns, [panel][k][kPanel]; the last panel may be narrower, in whole vectors.
-template <int Rows, int Vecs, bool Accumulate>
-void gemm_tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const float* b, float* c,
+template <int Rows, int Vecs, bool Accumulate, typename Unit>
+void gemm_tile(int64_t depth, const Unit* a, int64_t a_row, int64_t a_depth, const Unit* b, float* c,
                int64_t c_row) {
+    using M = Multiply<Unit>;
     Vec<float> sum[Rows][Vecs];
 #pragma GCC unroll 6
     for (int i = 0; i < Rows; ++i) {
@@ -23,14 +24,14 @@ void gemm_tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, co
             sum[i][j] = Accumulate ? load(c + i * c_row + j * kWidth<float>) : Vec<float>{};
     }
     for (int64_t k = 0; k < depth; ++k) {
-        Vec<float> columns[Vecs];
+        typename M::Operand columns[Vecs];
 #pragma GCC unroll 4
-        for (int j = 0; j < Vecs; ++j) columns[j] = load(b + j * kWidth<float>);
+        for (int j = 0; j < Vecs; ++j) columns[j] = M::load(b + j * kWidth<float>);
 #pragma GCC unroll 6
         for (int i = 0; i < Rows; ++i) {
-            const float scalar = a[i * a_row];
+            const typename M::Operand value = M::broadcast(a[i * a_row]);
 #pragma GCC unroll 4
-            for (int j = 0; j < Vecs; ++j) sum[i][j] += scalar * columns[j];
+            for (int j = 0; j < Vecs; ++j) M::add(sum[i][j], value, columns[j]);
         }
         a += a_depth;
         b += Vecs * kWidth<float>;
@@ -42,36 +43,38 @@ void gemm_tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, co
     }
 }
 
-using GemmTile = void (*)(int64_t, const float*, int64_t, int64_t, const float*, float*, int64_t);
+template <typename Unit>
+using GemmTile = void (*)(int64_t, const Unit*, int64_t, int64_t, const Unit*, float*, int64_t);
 
-template <bool Accumulate, int Vecs>
-inline GemmTile gemm_tile_of(int64_t rows) {
-    static constexpr GemmTile tiles[kBlockRows] = {
-        gemm_tile<1, Vecs, Accumulate>, gemm_tile<2, Vecs, Accumulate>, gemm_tile<3, Vecs, Accumulate>,
-        gemm_tile<4, Vecs, Accumulate>, gemm_tile<5, Vecs, Accumulate>, gemm_tile<6, Vecs, Accumulate>};
+template <bool Accumulate, int Vecs, typename Unit>
+inline GemmTile<Unit> gemm_tile_of(int64_t rows) {
+    static constexpr GemmTile<Unit> tiles[kBlockRows] = {
+        gemm_tile<1, Vecs, Accumulate, Unit>, gemm_tile<2, Vecs, Accumulate, Unit>,
+        gemm_tile<3, Vecs, Accumulate, Unit>, gemm_tile<4, Vecs, Accumulate, Unit>,
+        gemm_tile<5, Vecs, Accumulate, Unit>, gemm_tile<6, Vecs, Accumulate, Unit>};
     return tiles[rows - 1];
 }
 
-template <bool Accumulate>
-inline GemmTile gemm_tile_of(int64_t rows, int64_t vecs) {
+template <bool Accumulate, typename Unit>
+inline GemmTile<Unit> gemm_tile_of(int64_t rows, int64_t vecs) {
     if constexpr (kPanelVecs == 4) {
-        if (vecs == 4) return gemm_tile_of<Accumulate, 4>(rows);
-        if (vecs == 3) return gemm_tile_of<Accumulate, 3>(rows);
+        if (vecs == 4) return gemm_tile_of<Accumulate, 4, Unit>(rows);
+        if (vecs == 3) return gemm_tile_of<Accumulate, 3, Unit>(rows);
     }
-    return vecs == 2 ? gemm_tile_of<Accumulate, 2>(rows) : gemm_tile_of<Accumulate, 1>(rows);
+    return vecs == 2 ? gemm_tile_of<Accumulate, 2, Unit>(rows) : gemm_tile_of<Accumulate, 1, Unit>(rows);
 }
 
-// A(m, k) = a[m * a_row + k * a_depth]; B in panels; columns a multiple of kWidth<float>. Each sum runs over
-// k in order, so that no result depends on how rows are grouped.
-template <bool Accumulate>
-inline void gemm(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row, int64_t a_depth,
-                 const float* b, float* c, int64_t c_row) {
+// A(m, k) = a[m * a_row + k * a_depth]; B in panels; columns a multiple of the vector's width. A Unit is a
+// float, or a pair of bf16 that belongs to two successive k. Each sum runs over k in order, so that no result
+// depends on how rows are grouped.
+template <bool Accumulate, typename Unit>
+inline void gemm(int64_t rows, int64_t columns, int64_t depth, const Unit* a, int64_t a_row, int64_t a_depth,
+                 const Unit* b, float* c, int64_t c_row) {
     for (int64_t n = 0; n < columns; n += kPanel) {
-        const int64_t vecs = (columns - n < kPanel ? columns - n : kPanel) / kWidth<float>;
+        const int64_t vecs = smaller(kPanel, columns - n) / kWidth<float>;
         for (int64_t m = 0; m < rows; m += kBlockRows) {
-            const int64_t count = rows - m < kBlockRows ? rows - m : kBlockRows;
-            gemm_tile_of<Accumulate>(count, vecs)(depth, a + m * a_row, a_row, a_depth, b + n * depth,
-                                                  c + m * c_row + n, c_row);
+            gemm_tile_of<Accumulate, Unit>(smaller(kBlockRows, rows - m), vecs)(
+                depth, a + m * a_row, a_row, a_depth, b + n * depth, c + m * c_row + n, c_row);
         }
     }
 }

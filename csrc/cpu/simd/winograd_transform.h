@@ -3,7 +3,7 @@
 // then columns. The data transform B is the same for both, as both have 6 = 4 + 3 - 1 points.
 #pragma once
 
-#include "vec.h"
+#include "multiply.h"
 
 namespace gradfast::cpu::GRADFAST_ARCH {
 namespace {
@@ -103,22 +103,67 @@ inline void store_lanes(T* p, V v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
+// Where a transform puts its 36 frequencies, each one vector of channels.
+struct FloatSink {
+    float* out;
+    int64_t stride;
+    FloatSink at(int64_t channel) const { return {out + channel, stride}; }
+    void operator()(int frequency, V v) const { store(out + frequency * stride, v); }
+};
+
+#if defined(__AVX512BF16__)
+// The tiles of an image in pairs, of which a frequency fills the even or the odd half. The even one comes
+// first.
+struct PairSink {
+    Bf16Pair* out;
+    int64_t stride;
+    bool odd;
+    PairSink at(int64_t channel) const { return {out + channel, stride, odd}; }
+    void operator()(int frequency, V v) const {
+        __m512i* pairs = reinterpret_cast<__m512i*>(out + frequency * stride);
+        const __m512i bits = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+        const __m512i half =
+            odd ? _mm512_or_si512(_mm512_loadu_si512(pairs), _mm512_slli_epi32(bits, 16)) : bits;
+        _mm512_storeu_si512(pairs, half);
+    }
+};
+#endif
+
+template <typename First, typename Second>
+struct BothSinks {
+    First first;
+    Second second;
+    BothSinks at(int64_t channel) const { return {first.at(channel), second.at(channel)}; }
+    void operator()(int frequency, V v) const {
+        first(frequency, v);
+        second(frequency, v);
+    }
+};
+
+template <typename First, typename Second>
+inline BothSinks<First, Second> both(const First& first, const Second& second) {
+    return {first, second};
+}
+
 // Where the 36 pixels of a tile of g lie, and those of its mask; pixels outside of the image point to zeros.
 template <typename T>
 struct TilePixels {
     const T* g[kFrequencies];
     const T* mask[kFrequencies];
+    int64_t next;  // distance to the next tile of the row, in elements
 };
 
 // A tile of g to its frequencies, for the channels at `channel`, of which `valid` are there.
-template <bool Full, bool Masked, typename T>
-inline void transform_data_tile(const TilePixels<T>& pixels, int64_t channel, int64_t valid, float* out,
-                                int64_t out_stride) {
+template <bool Full, bool Masked, typename T, typename Sink>
+inline void transform_data_tile(const TilePixels<T>& pixels, int64_t channel, int64_t valid,
+                                const Sink& sink) {
     V rows[kTile][kTile], d[kTile], r[kTile];
     for (int y = 0; y < kTile; ++y) {
         for (int x = 0; x < kTile; ++x) {
             const T* g = pixels.g[y * kTile + x] + channel;
             d[x] = Full ? load(g) : load(g, valid);
+            // Those of the next tile that no tile before it has read.
+            if (y >= kTile - kOut && x >= kTile - kOut) __builtin_prefetch(g + pixels.next);
             if constexpr (Masked) {
                 const T* mask = pixels.mask[y * kTile + x] + channel;
                 d[x] = (Full ? load(mask) : load(mask, valid)) > 0 ? d[x] : V{};
@@ -129,19 +174,19 @@ inline void transform_data_tile(const TilePixels<T>& pixels, int64_t channel, in
     for (int x = 0; x < kTile; ++x) {
         for (int y = 0; y < kTile; ++y) d[y] = rows[y][x];
         data_transform(d, r);
-        for (int y = 0; y < kTile; ++y) store(out + (y * kTile + x) * out_stride, r[y]);
+        for (int y = 0; y < kTile; ++y) sink(y * kTile + x, r[y]);
     }
 }
 
 // N x N values (3x3 of a weight, 4x4 of x) to 6x6 frequencies.
-template <int N>
-inline void transform_filter_tile(const V (&values)[N][N], float* out, int64_t out_stride) {
+template <int N, typename Sink>
+inline void transform_filter_tile(const V (&values)[N][N], const Sink& sink) {
     V rows[N][kTile], h[N], r[kTile];
     for (int y = 0; y < N; ++y) filter_transform(values[y], rows[y]);
     for (int x = 0; x < kTile; ++x) {
         for (int y = 0; y < N; ++y) h[y] = rows[y][x];
         filter_transform(h, r);
-        for (int y = 0; y < kTile; ++y) store(out + (y * kTile + x) * out_stride, r[y]);
+        for (int y = 0; y < kTile; ++y) sink(y * kTile + x, r[y]);
     }
 }
 
