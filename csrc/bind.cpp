@@ -4,6 +4,7 @@
 
 #include "build_info.h"
 #include "cpu/dispatch.h"
+#include "forms.h"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.doc() = "Compiled operators of gradfast.";
@@ -26,4 +27,19 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def(
         "cpu_isa", [] { return std::string(gradfast::cpu::name(gradfast::cpu::isa())); },
         "The instruction set whose kernels run in this process.");
+    m.def(
+        "weight_norm_forms",
+        [](const std::vector<int64_t>& x, const std::vector<int64_t>& g,
+           const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& stride,
+           const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation, int64_t groups,
+           bool transposed, int64_t frames) {
+            const auto forms = gradfast::weight_norm_forms(x, g, kernel_size, stride, padding, dilation,
+                                                           groups, transposed, frames);
+            pybind11::dict flops;
+            for (const auto& [form, count] : forms.flops) flops[form.c_str()] = count;
+            return pybind11::make_tuple(forms.chosen, flops);
+        },
+        "The form that conv_sqnorm takes for these shapes and arguments, and one sample's flops for each "
+        "form "
+        "that applies.");
 }

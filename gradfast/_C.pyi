@@ -1,5 +1,6 @@
 """Types of the compiled module."""
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 class BuildInfo(TypedDict):
@@ -14,3 +15,14 @@ class BuildInfo(TypedDict):
 
 def build_info() -> BuildInfo: ...
 def cpu_isa() -> str: ...
+def weight_norm_forms(
+    x: Sequence[int],
+    g: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    transposed: bool,
+    frames: int,
+) -> tuple[str, dict[str, float]]: ...

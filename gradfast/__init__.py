@@ -11,7 +11,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .extractor import FeatureExtractor
     from .features import Features
-    from .norms import GradNorms, grad_dots, grad_gram, grad_norms
+    from .norms import GradNorms, explain, grad_dots, grad_gram, grad_norms
 
 _extension.load()
 
@@ -20,6 +20,7 @@ _PUBLIC = {
     "grad_norms": "norms",
     "grad_gram": "norms",
     "grad_dots": "norms",
+    "explain": "norms",
     "GradNorms": "norms",
     "FeatureExtractor": "extractor",
     "Features": "features",
@@ -30,6 +31,7 @@ __all__ = [
     "Features",
     "GradNorms",
     "__version__",
+    "explain",
     "grad_dots",
     "grad_gram",
     "grad_norms",
