@@ -71,7 +71,7 @@ class Convolution(Rule):
     def _is_plain_3x3(self, node: Node) -> bool:
         return (
             len(node.shape) == 4
-            and operand_shape(node, 1)[2:] == (3, 3)
+            and node.tensor("weight").shape[2:] == (3, 3)
             and not node.saved("transposed")
             and int(node.saved("groups")) == 1
             and all(_per_dimension(node, name) == (1, 1) for name in ("stride", "padding", "dilation"))
