@@ -4,7 +4,7 @@
 #   make test      the tests, but for those marked slow (make test-all: every one)
 #   make cpp-test  the C++ unit tests, with CMake and ctest
 #   make lint      ruff, mypy and clang-format
-#   make bench     the benchmarks
+#   make bench     the benchmarks, ten minutes; writes bench/RESULTS.md (BENCH_ARGS="--minutes 3 --only mlp kernels")
 #
 # PYTHON=python3.12 chooses the interpreter, PIP_TORCH="torch==2.9.1 torchvision==0.24.1" the torch, MAX_JOBS=1 the
 # number of compilers at a time, PYTEST_ARGS="-k conv" what pytest runs.
@@ -17,6 +17,7 @@ SANITIZE ?=
 BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.gradfast-dependencies
 EXTENSION := $(VENV)/.gradfast-extension
+PEERS := $(VENV)/.gradfast-peers
 SOURCES := $(shell find csrc build_support -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
 CMAKE_BUILD := build/cmake$(if $(SANITIZE),-sanitize)
 
@@ -33,8 +34,8 @@ test: $(EXTENSION)
 test-all: $(EXTENSION)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: $(EXTENSION)
-	$(BIN)/python -m pytest bench --benchmark-only $(PYTEST_ARGS)
+bench: $(EXTENSION) $(PEERS)
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 cpp-test: $(DEPENDENCIES)
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(CMAKE_BUILD) -G Ninja \
@@ -59,6 +60,10 @@ $(DEPENDENCIES): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_TORCH) "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
+	touch $@ $(EXTENSION)
+
+$(PEERS): $(DEPENDENCIES)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
 	touch $@ $(EXTENSION)
 
 $(EXTENSION): $(DEPENDENCIES) $(SOURCES)

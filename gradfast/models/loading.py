@@ -38,6 +38,7 @@ def load_model(
     *,
     num_classes: int | None = None,
     device: torch.device | str | None = None,
+    untrained: bool = False,
 ) -> nn.Module:
     """Builds a model, fills it with weights from a local file and puts it in eval mode. Nothing is downloaded.
 
@@ -51,6 +52,7 @@ def load_model(
             optional for a Python entry, which may load its own.
         num_classes: K of a named architecture. None reads it off the weights of the head.
         device: where to put the model; None leaves it where it was made.
+        untrained: without ``weights``, take an architecture's random ones instead of refusing: enough to time it.
 
     Raises:
         InputError: an unknown name (with the nearest match), an entry that cannot be imported or does not return a
@@ -59,11 +61,14 @@ def load_model(
     scheme, _, name = spec.partition(":")
     if scheme in ("torchvision", "timm") or spec in _BUNDLED:
         factory = _factory(spec, scheme, name)
-        if weights is None:
+        if weights is not None:
+            model = _with_weights(factory, load_state_dict(weights), weights, num_classes)
+        elif untrained:
+            model = factory(num_classes)
+        else:
             raise InputError(
                 f"weights: got None; wanted a file with the weights of {spec}, whose own are random"
             )
-        model = _with_weights(factory, load_state_dict(weights), weights, num_classes)
     elif name:
         if num_classes is not None:
             raise InputError(f"num_classes: got {num_classes}; {spec} decides it itself, wanted None")

@@ -1,0 +1,31 @@
+"""`gradfast.grad_norms` against every other way to the same norms, in turn, in one process.
+
+A round runs each contender once (gradfast.bench.Race), so what pytest-benchmark times is the round; the times of the contenders
+and the medians are in extra_info. Every contender's norms are first checked against float64 autograd. How each one is used
+is said where it is defined, in gradfast/bench/contenders.py and gradfast/bench/libraries.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.models import TASKS
+from gradfast.bench import Race, contenders, libraries
+
+LEAST_ROUNDS, MOST_ROUNDS = 2, 7
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_engine(
+    benchmark: BenchmarkFixture, record: Callable[..., None], name: str, seconds: float, longest: float
+) -> None:
+    race = Race(TASKS[name](), contenders() + libraries(), longest=longest)
+    race.prepare()
+    rounds = min(MOST_ROUNDS, max(LEAST_ROUNDS, int(seconds / race.estimate())))
+    benchmark.pedantic(race.round, rounds=rounds, iterations=1)
+    record(kind="engine", **race.as_dict())
+    assert race["gradfast"].error is None, race["gradfast"].error
+    assert race["gradfast-bf16"].error is None, race["gradfast-bf16"].error
