@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 _MIN_CHANNELS = 16
-_MIN_PIXELS_PER_TILE = 8
-_INVERSE_TRANSFORM = 150
+# In float32 multiply-adds for each pair of input and output channels, as measured on AVX-512:
+_TILE = 50.0  # 36 products, and the transforms
+_TRANSFORM_WEIGHT = 400.0  # once for all images
+_SUM_SQUARES = 150.0  # the inverse transform of a weight gradient, once for each image
 _ARM = ("aarch64", "arm64")
 
 
@@ -63,8 +65,9 @@ def conv3x3_backward(
 def has_conv3x3_backward(g: Tensor, weight: Tensor, *, sqnorm: bool = False) -> bool:
     """Whether `conv3x3_backward` takes these operands and is the fastest form of the input gradient for them.
 
-    It has no CUDA implementation, wants float32 or bfloat16, enough channels to fill vectors, and images that fill
-    most of their 4x4 tiles. Geometry (3x3, stride 1, padding 1, dilation 1, groups 1) is for the caller to check.
+    It has no CUDA implementation, wants float32 or bfloat16, enough channels to fill vectors, images that fill most of
+    their 4x4 tiles, and enough of them to pay for the transform of the weight. Geometry (3x3, stride 1, padding 1,
+    dilation 1, groups 1) is for the caller to check.
 
     Args:
         g: cotangents [C, B, O, H, W].
@@ -74,18 +77,19 @@ def has_conv3x3_backward(g: Tensor, weight: Tensor, *, sqnorm: bool = False) -> 
     """
     if g.device.type != "cpu" or g.dtype not in (torch.float32, torch.bfloat16) or weight.dtype != g.dtype:
         return False
-    rows, _, out_channels, height, width = g.shape
+    rows, batch, out_channels, height, width = g.shape
     in_channels, positions = weight.shape[1], height * width
     tiles = -(-height // 4) * -(-width // 4)
-    if min(out_channels, in_channels) < _MIN_CHANNELS or positions < _MIN_PIXELS_PER_TILE * tiles:
+    if min(out_channels, in_channels) < _MIN_CHANNELS or not _vectors():
         return False
+    direct = (
+        9 * positions * (1 if g.dtype == torch.float32 else 0.5)
+    )  # bfloat16 multiplies at twice the speed
     if sqnorm:
-        # Multiply-adds: 36 products and an inverse transform for each weight, against half of G G' and of X X'.
-        winograd = out_channels * in_channels * (36 * tiles + _INVERSE_TRANSFORM)
-        gram = positions * positions * (out_channels + in_channels / max(rows, 1)) / 2
-        if winograd > gram:
-            return False
-    return _vectors()
+        # Half of G G' and, shared by the rows, half of X X' are enough.
+        gram = positions * positions / 2 * (1 / in_channels + 1 / (out_channels * max(rows, 1)))
+        return 36 * tiles + _SUM_SQUARES < min(gram, direct)
+    return rows * batch * (direct - _TILE * tiles) > _TRANSFORM_WEIGHT
 
 
 def _vectors() -> bool:
