@@ -30,7 +30,8 @@ def describe(value: object) -> str:
     """Says what ``value`` is in a few words, for an error message."""
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
-        return f"a {dtype} tensor of shape {list(value.shape)} on {value.device}"
+        article = "an" if dtype.startswith("int") else "a"
+        return f"{article} {dtype} tensor of shape {list(value.shape)} on {value.device}"
     text = repr(value)
     if len(text) > 60:
         text = text[:57] + "..."

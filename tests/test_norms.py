@@ -137,7 +137,7 @@ def test_sure_predictions_keep_their_digits(api: ModuleType) -> None:
     naive = reference.grad_norms(model, x).values[:, :1]
     assert ((naive / predicted)[..., -1] < 0.8).all()
     result = api.grad_norms(model, x)
-    assert_close(result.values[:, :1], predicted, truth.layers, 1e-3)
+    assert_close(result.values[:, :1], predicted, truth.layers, 1e-4)
 
 
 # Chunks
@@ -205,7 +205,7 @@ def test_batches_as_large_as_other_dimensions(b: int, api: ModuleType) -> None:
 def test_equal_samples(api: ModuleType) -> None:
     """Samples are told apart by where they are, not by their values."""
     model, x = USES["sequence-first-folded"].build(torch.float64)
-    x = torch.zeros_like(x)
+    x = torch.full_like(x, 0.3)
     truth = reference.grad_norms(model, x)
     assert_close(api.grad_norms(model, x).values, truth.values, truth.layers, 1e-9)
 
