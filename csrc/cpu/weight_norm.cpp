@@ -167,14 +167,14 @@ class DepthwiseNorms final : public Norms {
         problem_.element = element;
         problem_.tap = windows_->layout().run.data();
         problem_.taps = static_cast<int64_t>(windows_->layout().run.size());
-        lanes_ = GRADFAST_SIMD(outer_lanes)(element);
+        part_channels_ = GRADFAST_SIMD(depthwise_channels)(element);
     }
 
     void share(int64_t sample, int64_t) override {
         shared_ = (rows_are_windows_ ? positions_ : windows_)->load(scratch_, 0, sample, 0);
     }
 
-    int64_t parts() const override { return ceil_div(channels_, lanes_); }
+    int64_t parts() const override { return ceil_div(channels_, part_channels_); }
 
     const void* load_row(OperandScratch& scratch, int64_t row, int64_t sample, int64_t) const override {
         return (rows_are_windows_ ? windows_ : positions_)->load(scratch, row, sample, 0);
@@ -184,13 +184,13 @@ class DepthwiseNorms final : public Norms {
         DepthwiseProblem problem = problem_;
         problem.p = positions_->layout().positions(rows_are_windows_ ? shared_ : row);
         problem.u = windows_->layout().windows(rows_are_windows_ ? row : shared_);
-        return GRADFAST_SIMD(depthwise_square_sum)(problem, part * lanes_,
-                                                   std::min(lanes_, channels_ - part * lanes_));
+        return GRADFAST_SIMD(depthwise_square_sum)(
+            problem, part * part_channels_, std::min(part_channels_, channels_ - part * part_channels_));
     }
 
   private:
     bool rows_are_windows_;
-    int64_t channels_, lanes_;
+    int64_t channels_, part_channels_;
     std::unique_ptr<Operand> windows_, positions_;
     DepthwiseProblem problem_{};
     OperandScratch scratch_;

@@ -14,7 +14,10 @@ struct DepthwiseProblem {
     int64_t taps;
 };
 
-// Sum over the taps and the channels [first, first + count) of the squared gradient. count: at most a vector.
+// Channels that one call should be given.
+GRADFAST_SIMD_KERNEL(int64_t, depthwise_channels, Element element)
+
+// Sum over the taps and the channels [first, first + count) of the squared gradient.
 GRADFAST_SIMD_KERNEL(double, depthwise_square_sum, const DepthwiseProblem& problem, int64_t first,
                      int64_t count)
 
