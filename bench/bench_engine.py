@@ -28,4 +28,5 @@ def test_engine(
     benchmark.pedantic(race.round, rounds=rounds, iterations=1)
     record(kind="engine", **race.as_dict())
     assert race["gradfast"].error is None, race["gradfast"].error
+    assert race["gradfast"].deviation <= 1e-3
     assert race["gradfast-bf16"].error is None, race["gradfast-bf16"].error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from gradfast.bench import Contender, Prepared, Race, Task, contenders, libraries
+from gradfast.bench import Contender, Prepared, Race, Result, Task, contenders, libraries
 from gradfast.bench.command import Settings, task_of
 from gradfast.bench.memory import peak_bytes
 from gradfast.bench.race import deviation
@@ -121,10 +121,12 @@ def test_a_slow_contender_gets_fewer_samples_and_classes():
     def run(x: Tensor, classes: Tensor) -> None:
         seen.append((len(x), len(classes)))
 
-    race = Race(tiny_task(3, 5), [simple("slow", run, gives="nothing")], longest=1e-12)
+    alone = simple("alone", run, gives="nothing", class_by_class=True)
+    race = Race(tiny_task(3, 5), [alone, simple("together", run, gives="nothing")], longest=1e-12)
     race.run(0, (1, 1))
-    assert (race["slow"].samples, race["slow"].rows) == (1, 2)
-    assert seen[-1] == (1, 2)
+    assert (race["alone"].samples, race["alone"].rows) == (1, 2)
+    assert (race["together"].samples, race["together"].rows) == (1, 5)
+    assert {seen[-1], seen[-2]} == {(1, 2), (1, 5)}
     roomy = Race(tiny_task(3, 5), [simple("quick", run, gives="nothing")], longest=60)
     roomy.run(0, (1, 1))
     assert seen[-1] == (3, 5)
@@ -157,10 +159,8 @@ def test_deviation():
 
 def test_table_shows_failures_and_memory():
     race = Race(tiny_task(), [c for c in contenders() if c.name in ("gradfast", "loop")])
-    race.results.append(
-        type(race.results[0])(simple("absent", None), error="ImportError: No module named 'peer'")
-    )
     race.run(0, (1, 1))
+    race.results.append(Result(simple("absent", None), error="ImportError: No module named 'peer'"))
     from rich.console import Console
 
     console = Console(width=120, record=True)

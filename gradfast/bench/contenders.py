@@ -41,6 +41,8 @@ class Contender:
         gives: ``"norms"`` per parameter, their ``"total"``, or ``"nothing"`` comparable.
         contrast: ``"one-hot"`` (a row for each class) or ``"all-ones"`` (one row).
         dtype: dtype of the operands of matrix products.
+        class_by_class: whether nothing but the forward pass is shared by the classes, so that a few of them cost as much each
+            as many.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Contender:
     gives: Literal["norms", "total", "nothing"] = "norms"
     contrast: Literal["one-hot", "all-ones"] = "one-hot"
     dtype: torch.dtype = torch.float32
+    class_by_class: bool = False
 
 
 # Of full gradients held at once by vmap(vmap(grad)); more than this and it goes a few samples at a time.
@@ -95,12 +98,14 @@ def contenders() -> list[Contender]:
             "autograd, loop over samples and classes",
             "one forward pass a sample, one `torch.autograd.grad` a class on the retained graph, norms by `_foreach_norm`",
             _loop,
+            class_by_class=True,
         ),
         Contender(
             "vmap",
             "torch.func vmap(vmap(grad))",
             "`vmap` over samples of `vmap` over classes of `grad`, norms inside; `chunk_size` keeps the gradients under 1 GiB",
             _vmap,
+            class_by_class=True,
         ),
         Contender(
             "gradfast-all-ones",

@@ -26,6 +26,7 @@ def libraries() -> list[Contender]:
             "`extend(model)` in eval mode with in-place activations off, one forward pass, then one `z.backward` a class with "
             "`retain_graph` in `backpack(BatchL2Grad())`; opt_einsum is installed, so its contractions are ordered by cost",
             _backpack,
+            class_by_class=True,
         ),
         Contender(
             "opacus",
@@ -34,6 +35,7 @@ def libraries() -> list[Contender]:
             "refuses it, parameters held by containers frozen, a forward and a backward pass a class (its hooks consume the "
             "activations), norms from `_norm_sample`",
             _opacus,
+            class_by_class=True,
         ),
         Contender(
             "torchjd",
