@@ -65,7 +65,8 @@ class Kernel:
         assert arguments, self.demangled
         element, *rest = arguments[1].replace("(int)", "").split(", ")
         if self.name == "channel_sums":
-            return f"{ELEMENTS[element]}, {rest[1]} norms{'' if rest[0] == '1' else ', 16 bytes'}"
+            aligned = "" if rest[0] == "1" else ", aligned"
+            return f"{ELEMENTS[element]}, {rest[1]} norms{aligned}"
         return ELEMENTS[element]
 
     @property
@@ -75,6 +76,11 @@ class Kernel:
     @property
     def contraction(self) -> bool:
         return self.name in ("direct", "gram", "dot") and "Tile<" in self.demangled
+
+    @property
+    def hot(self) -> bool:
+        """Where the time goes: all but the kernels for operands that are not aligned, and the small second stages."""
+        return self.contraction or (self.name == "channel_sums" and "aligned" in self.variant)
 
 
 def cuobjdump() -> str:

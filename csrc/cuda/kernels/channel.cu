@@ -9,11 +9,13 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Registers bound rows times sums.
+// Rows that share what is read of the gate and the inputs, and bytes of a thread's access: as much as fits
+// into 128 registers without a spill.
 template <int kAffine>
-constexpr int kRowsAtOnce = kAffine == 0   ? 8
-                            : kAffine == 1 ? 4
-                                           : 2;
+constexpr int kRowsAtOnce = kAffine == 0 ? 6 : 3;
+__host__ __device__ constexpr int pack_bytes(int affine) {
+    return affine == kMaxAffine ? 8 : 16;
+}
 
 // Neighbouring threads take neighbouring packs of channels; what is left of the block takes further
 // positions.
@@ -242,13 +244,6 @@ __global__ void __launch_bounds__(kRankOneRows* kWarpSize)
     if (lane == 0) static_cast<Accumulator*>(p.out)[sample * p.rows + row] = of_x * of_g;
 }
 
-// f(pack) for one element or 16 bytes of them.
-template <class Element, class F>
-auto with_pack(bool vectorized, F f) {
-    constexpr int kPack = 16 / static_cast<int>(sizeof(Element));
-    return vectorized ? f(std::integral_constant<int, kPack>{}) : f(std::integral_constant<int, 1>{});
-}
-
 int64_t at_most(int64_t blocks, int64_t most) {
     return blocks < most ? blocks : most;
 }
@@ -260,7 +255,7 @@ constexpr int64_t kMostBlocks = 1 << 20;  // of kernels that go over the rest th
 ChannelExtent channel_extent(ElementType type, int affine, bool vectorized, int64_t channels) {
     return with_element(type, [&](auto tag) {
         using Element = typename decltype(tag)::type;
-        const int pack = vectorized ? 16 / static_cast<int>(sizeof(Element)) : 1;
+        const int pack = vectorized ? pack_bytes(affine) / static_cast<int>(sizeof(Element)) : 1;
         const int across = threads_across(static_cast<int>(channels), pack);
         const int rows = affine == 0 ? kRowsAtOnce<0> : affine == 1 ? kRowsAtOnce<1> : kRowsAtOnce<2>;
         return ChannelExtent{rows, across * pack, kThreads / across};
@@ -272,20 +267,17 @@ cudaError_t launch_channel_sums(ElementType type, bool vectorized, const Channel
     const int64_t blocks = params.samples * params.row_blocks * params.splits * params.channel_blocks;
     return with_element(type, [&](auto tag) {
         using Element = typename decltype(tag)::type;
-        return with_pack<Element>(vectorized, [&](auto pack) {
-            constexpr int kPack = decltype(pack)::value;
-            switch (params.affine) {
-                case 0:
-                    return launch(channel_sums_kernel<Element, kPack, 0>, blocks, kThreads, 0, stream,
-                                  params);
-                case 1:
-                    return launch(channel_sums_kernel<Element, kPack, 1>, blocks, kThreads, 0, stream,
-                                  params);
-                default:
-                    return launch(channel_sums_kernel<Element, kPack, 2>, blocks, kThreads, 0, stream,
-                                  params);
-            }
-        });
+        const auto go = [&](auto affine) {
+            constexpr int kAffine = decltype(affine)::value;
+            constexpr int kPack = pack_bytes(kAffine) / static_cast<int>(sizeof(Element));
+            return vectorized ? launch(channel_sums_kernel<Element, kPack, kAffine>, blocks, kThreads, 0,
+                                       stream, params)
+                              : launch(channel_sums_kernel<Element, 1, kAffine>, blocks, kThreads, 0, stream,
+                                       params);
+        };
+        return params.affine == 0   ? go(std::integral_constant<int, 0>{})
+               : params.affine == 1 ? go(std::integral_constant<int, 1>{})
+                                    : go(std::integral_constant<int, 2>{});
     });
 }
 
