@@ -4,6 +4,7 @@
 #   make test      the tests, but for those marked slow (make test-all: every one)
 #   make cpp-test  the C++ unit tests, with CMake and ctest
 #   make lint      ruff, mypy and clang-format
+#   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell; wants nvcc
 #   make bench     the benchmarks, ten minutes; writes bench/RESULTS.md (BENCH_ARGS="--minutes 3 --only mlp kernels")
 #
 # PYTHON=python3.12 chooses the interpreter, PIP_TORCH="torch==2.9.1 torchvision==0.24.1" the torch, MAX_JOBS=1 the
@@ -76,3 +77,5 @@ clean:
 
 distclean: clean
 	rm -rf $(VENV)
+
+include tests/cuda_on_cpu/cuda.mk

@@ -6,9 +6,9 @@ import re
 
 import torch
 from setuptools import Extension
-from torch.utils.cpp_extension import CppExtension, include_paths
+from torch.utils.cpp_extension import CppExtension, CUDAExtension, include_paths
 
-from . import flags
+from . import cuda, flags
 from .command import ROOT, relative
 
 
@@ -21,7 +21,7 @@ def version() -> str:
 
 
 def extension() -> Extension:
-    """gradfast._C for the CPU."""
+    """gradfast._C: for the CPU, and for CUDA where torch and a toolkit allow it."""
     cxx = [*flags.COMMON, *flags.openmp(), flags.standard(torch.__version__)]
     macros = [
         ("GRADFAST_VERSION", f'"{version()}"'),
@@ -30,10 +30,18 @@ def extension() -> Extension:
         ("GRADFAST_TORCH", f'"{torch.__version__}"'),
     ]
     system = [f"-isystem{path}" for path in include_paths()]  # warnings are for our own code
-    return CppExtension(
+    common = {
+        "include_dirs": [str(ROOT / "csrc")],
+        "extra_compile_args": {"cxx": [*cxx, *system], "nvcc": [*cuda.NVCC_FLAGS]},
+    }
+    sources = [*relative("csrc/*.cpp"), *relative("csrc/cpu/*.cpp")]
+    toolkit = cuda.toolkit()
+    if toolkit is None:
+        return CppExtension("gradfast._C", sources=sources, define_macros=macros, **common)
+    return CUDAExtension(
         "gradfast._C",
-        sources=[*relative("csrc/*.cpp"), *relative("csrc/cpu/*.cpp")],
-        include_dirs=[str(ROOT / "csrc")],
-        define_macros=macros,
-        extra_compile_args={"cxx": [*cxx, *system]},
+        sources=[*sources, *relative("csrc/cuda/*.cpp"), *relative("csrc/cuda/kernels/*.cu")],
+        define_macros=[*macros, *toolkit.macros()],
+        library_dirs=[str(toolkit.libraries)],
+        **common,
     )
