@@ -26,6 +26,9 @@ _PUBLIC = {
     "Features": "features",
 }
 
+# Public modules, imported at first use too.
+_MODULES = ("data", "detectors", "models", "ops", "reference")
+
 __all__ = [
     "FeatureExtractor",
     "Features",
@@ -40,10 +43,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     module = _PUBLIC.get(name)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{module}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_MODULES})

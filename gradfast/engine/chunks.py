@@ -29,7 +29,7 @@ def measure(graph: Graph, plan: Plan) -> Cost:
                 waiting[edge[0].order] = _bytes(edge[0].shapes[edge[1]], edge[0].dtypes[edge[1]].itemsize)
         fullest = max(fullest, sum(waiting.values()) + own)
         largest = max(largest, own)
-    return Cost(*(n // plan.batch for n in (_saved_bytes(graph), fullest, largest)))
+    return Cost(*(-(-n // plan.batch) for n in (_saved_bytes(graph), fullest, largest)))
 
 
 def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
@@ -40,22 +40,22 @@ def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
 
 
 def _saved_bytes(graph: Graph) -> int:
-    """Bytes of the distinct storages that the graph's nodes have saved, parameters included."""
+    """Bytes of the distinct storages that the graph's nodes have saved, but for those of its leaves (parameters and inputs)."""
+    leaves = [getattr(node.fn, "variable", None) for node in graph.nodes]
+    held = {t.untyped_storage().data_ptr() for t in leaves if isinstance(t, Tensor)}
     seen: dict[int, int] = {}
     for node in graph.nodes:
         for name in dir(node.fn):
             if name.startswith("_saved_") and not name.endswith(("_sizes", "_strides", "_opt")):
                 value = getattr(node.fn, name)
-                if (isinstance(value, Tensor) and not value.is_leaf) or (
-                    isinstance(value, Tensor) and not value.requires_grad
-                ):
+                if isinstance(value, Tensor):
                     storage = value.untyped_storage()
                     seen[storage.data_ptr()] = storage.nbytes()
-    return sum(seen.values())
+    return sum(size for storage, size in seen.items() if storage not in held)
 
 
-def chunk(cost: Cost, rows: int, budget: int | None, all_rows: bool) -> tuple[int, int]:
-    """Samples and rows that go back together.
+def chunk(cost: Cost, count: int, rows: int, budget: int | None, all_rows: bool) -> tuple[int, int]:
+    """Samples and rows that go back together, by the cost that was measured with ``count`` samples.
 
     Raises:
         InputError: the budget does not hold a single sample with a single row.
@@ -66,8 +66,12 @@ def chunk(cost: Cost, rows: int, budget: int | None, all_rows: bool) -> tuple[in
     if budget is None:
         return samples, rows_at_a_time
     least = cost.activations + cost.cotangents * (rows if all_rows else 1)
+    if budget < least and count > 1:
+        return 1, 1  # measured alone, a sample may yet fit
     if budget < least:
-        raise InputError(f"memory_budget: got {budget} bytes; one sample of this model needs {least}")
+        raise InputError(
+            f"memory_budget: got {budget} bytes; wanted {least} at least, which one sample needs"
+        )
     if not all_rows:
         rows_at_a_time = min(rows_at_a_time, (budget - cost.activations) // max(1, cost.cotangents))
     return max(1, min(samples, budget // (cost.activations + cost.cotangents * rows))), rows_at_a_time

@@ -88,7 +88,7 @@ class Engine:
             return self._stack({}, v, count), z, count
         self.reached |= graph.reached & set(self.names)
         plan = self._plan(graph, z, count)
-        fit, rows = chunks.chunk(plan.cost, v.shape[0], self.budget, self.metric.all_rows)
+        fit, rows = chunks.chunk(plan.cost, count, v.shape[0], self.budget, self.metric.all_rows)
         if fit < count:
             return None, z, fit
         served = set(self.names) - plan.unserved

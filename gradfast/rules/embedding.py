@@ -39,7 +39,7 @@ class Embedding(Rule):
 
 @register("EmbeddingBagBackward0")
 class EmbeddingBag(Rule):
-    """Bags are laid out as [B, T] positions, the shorter ones filled up with an index that no table has."""
+    """Bags are laid out as [B, T] positions, the shorter ones filled up with cotangents of zero."""
 
     parameter_edges = frozenset({0})
 
@@ -67,14 +67,14 @@ class EmbeddingBag(Rule):
 
         longest = int((ends - offsets).max()) if bags else 0
         slot = torch.arange(indices.numel(), device=indices.device) - offsets[bag]
-        none = operand_shape(node, 0)[0]
-        table = indices.new_full((bags, longest), none)
-        table[bag, slot] = torch.where(used, indices, none)
+        table = indices.new_zeros((bags, longest))
+        table[bag, slot] = indices
         weights = weight.new_zeros((bags, longest))
-        weights[bag, slot] = weight
+        weights[bag, slot] = weight * used
         spread = g.unsqueeze(2) * weights[None, :, :, None]  # [R, bags, longest, D]
         rows = layout.split(table, batch, 0).flatten(1)
-        return EmbeddingUse(rows, layout.split(spread, batch, 1).flatten(2, -2), operand_shape(node, 0), none)
+        spread = layout.split(spread, batch, 1).flatten(2, -2)
+        return EmbeddingUse(rows, spread, operand_shape(node, 0), padding_idx=-1)
 
     def _use_of_maxima(self, node: Node, g: Tensor, layout: Layout, batch: int) -> Use:
         """Each element of a bag's maximum looks up one element of the table, which is a table of V * D rows of one element."""
@@ -82,11 +82,10 @@ class EmbeddingBag(Rule):
         columns = torch.arange(width, device=g.device)
         elements = node.tensor("result3") * width + columns
         filled = node.tensor("result2").unsqueeze(1) > 0
-        elements = torch.where(filled, elements, table * width)
         use = EmbeddingUse(
-            layout.split(elements, batch, 0).flatten(1),
-            layout.split(g, batch, 1).flatten(2).unsqueeze(-1),
+            layout.split(torch.where(filled, elements, 0), batch, 0).flatten(1),
+            layout.split(g * filled, batch, 1).flatten(2).unsqueeze(-1),
             (table * width, 1),
-            table * width,
+            padding_idx=-1,
         )
         return ReshapedUse(use, (table * width, 1), (table, width))
