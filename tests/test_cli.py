@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from typer.testing import CliRunner, Result
 from gradfast.cli import app
 from gradfast.cli.detection import fit_and_test
 from gradfast.detectors import Purview, evaluate
-from gradfast.detectors.evaluation import ALL_SETS, LEFT_OUT, NO_OUTLIERS, SAME_SET, halves
+from gradfast.detectors.evaluation import ALL_SETS, LEFT_OUT, NO_OUTLIERS, SAME_SET, Outcome, halves
 from gradfast.features import Features
 
 MODEL = """
@@ -326,10 +327,16 @@ class TestEnds:
 
 def test_demo_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gradfast.demo
+    from gradfast.demo import DemoResult
 
-    whole = gradfast.demo.run_demo
-    monkeypatch.setattr(gradfast.demo, "run_demo", lambda *a, **k: whole(*a, **k, epochs=1, splits=1))
-    output = run("demo", "--out", tmp_path / "d")
-    assert "maximum softmax" in output
-    assert str(tmp_path / "d" / "report.html") in output.replace("\n", "")
-    assert (tmp_path / "d" / "report.html").is_file()
+    def quick(out: Path, *, seed: int, say: Callable[[str], None]) -> DemoResult:
+        say(f"seed {seed}")
+        scores = np.arange(4.0), np.arange(4.0) + 2
+        found = Outcome("maximum softmax", "textures", NO_OUTLIERS, (evaluate(*scores),), *scores)
+        return DemoResult((found,), out / "report.html", 1.0, 2.0)
+
+    monkeypatch.setattr(gradfast.demo, "run_demo", quick)  # the whole of it runs in test_demo.py
+    output = run("demo", "--out", tmp_path, "--seed", 7)
+    assert "seed 7" in output
+    assert "0.875" in output
+    assert str(tmp_path / "report.html") in output

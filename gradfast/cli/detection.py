@@ -28,6 +28,7 @@ from gradfast.detectors.evaluation import (
     run_protocols,
 )
 from gradfast.detectors.inputs import schema_of
+from gradfast.detectors.persistence import require_free
 from gradfast.errors import InputError
 from gradfast.features import Features
 from gradfast.report import NormProfile, detection_page, write_page
@@ -64,6 +65,7 @@ def fit_and_test(
     With several outlier sets the detector learns from all of them; how it would do on each without having
     seen its kind is reported beside. The detector saved is that of the first split.
     """
+    require_free(out, overwrite)
     inside, outside = _load_sets(in_dir, out_dirs, layers)
     make = partial(Purview, head, tpr=tpr, random_state=seed)
     name = _purview_name(inside)
@@ -90,7 +92,7 @@ def fit_and_test(
         ("threshold", f"score {detector.threshold_:.4g}, set by cross-validation to accept {tpr:.0%} of known samples;"
          f" on test samples it accepts {accepted:.1%}"),
         ("caught at it", ", ".join(f"{label}: {share:.1%}" for label, share in caught.items())),
-        *_facts(in_dir.name, inside, outside),
+        *_facts(in_dir.resolve().name, inside, outside),
     ]  # fmt: skip
     options: dict[str, Sequence[object]] = {
         "--out": [out],
@@ -100,10 +102,10 @@ def fit_and_test(
     }
     options |= {"--splits": [splits], "--tpr": [tpr], "--seed": [seed]}
     page = detection_page(
-        f"{in_dir.name} against {', '.join(outside)}",
+        f"{in_dir.resolve().name} against {', '.join(outside)}",
         [],
         outcomes,
-        _profile(in_dir.name, inside, outside),
+        _profile(in_dir.resolve().name, inside, outside),
         shown_method=name,
         facts=facts,
         command=_command("fit", [in_dir, *out_dirs], options),
@@ -127,17 +129,17 @@ def test_saved(detector_dir: Path, in_dir: Path, out_dirs: Sequence[Path], repor
             metrics = evaluate(scores_in, scores_out)
             outcomes.append(Outcome(method, label, protocol, (metrics,), scores_in, scores_out))
     page = detection_page(
-        f"{detector_dir.name}: {in_dir.name} against {', '.join(outside)}",
+        f"{detector_dir.resolve().name}: {in_dir.resolve().name} against {', '.join(outside)}",
         [],
         outcomes,
-        _profile(in_dir.name, inside, outside),
+        _profile(in_dir.resolve().name, inside, outside),
         shown_method=name,
         facts=[
             (
                 "detector",
                 f"{detector_dir}, fitted to {detector.n_in_:,} known samples and {detector.n_out_:,} outliers",
             ),
-            *_facts(in_dir.name, inside, outside),
+            *_facts(in_dir.resolve().name, inside, outside),
         ],
         command=_command("report", [detector_dir, in_dir, *out_dirs], {"--out": [report]}),
     )
@@ -189,6 +191,7 @@ def _load_sets(
     in_dir: Path, out_dirs: Sequence[Path], layers: Sequence[str] | None
 ) -> tuple[Features, dict[str, Features]]:
     """The features of all sets, checked to be comparable; outlier sets by the names of their directories."""
+    in_dir, *out_dirs = [directory.resolve() for directory in (in_dir, *out_dirs)]
     loaded = {}
     for directory in (in_dir, *out_dirs):
         features = Features.load(directory)

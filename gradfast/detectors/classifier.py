@@ -31,8 +31,8 @@ class NormClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     then brought to zero mean and unit variance, and handed to the head.
 
     Parameters: `head`: "logistic" (L2-penalised logistic regression), "mlp" (a perceptron of two fully
-    connected layers, 64 hidden ReLU units, as in Lee et al., IEEE Access 2023) or any scikit-learn
-    classifier, which is cloned; `eps`: > 0; `random_state`: int or None, for the two named heads.
+    connected layers, 64 hidden ReLU units, L2 penalty 1) or any scikit-learn classifier, which is cloned;
+    `eps`: > 0; `random_state`: int or None, for the two named heads.
 
     Fitted attributes: `classes_`, `offset_` [d] (eps * mean_j), `scaler_`, `head_`, `n_features_in_`.
     """
@@ -96,7 +96,7 @@ def _make_head(head: Any, random_state: int | None) -> Any:
         if head == "logistic":
             return LogisticRegression(max_iter=2000, random_state=random_state)
         if head == "mlp":
-            return MLPClassifier((64,), alpha=1e-2, max_iter=500, random_state=random_state)
+            return MLPClassifier((64,), alpha=1.0, max_iter=500, random_state=random_state)
         raise InputError(
             f"head: got {head!r}, wanted {' or '.join(map(repr, HEADS))} or a scikit-learn classifier"
         )

@@ -22,7 +22,7 @@ from gradfast.detectors.inputs import FeatureSchema
 from gradfast.errors import GradfastError, InputError
 from gradfast.version import __version__
 
-__all__ = ["DetectorFileError", "load_state", "save_state"]
+__all__ = ["DetectorFileError", "load_state", "require_free", "save_state"]
 
 FORMAT = 1
 _METADATA, _CLASSIFIER = "detector.json", "classifier.skops"
@@ -41,6 +41,18 @@ class DetectorFileError(GradfastError):
     """A saved detector is missing, damaged, of another kind, or holds types that are not trusted."""
 
 
+def require_free(directory: Path, overwrite: bool) -> None:
+    """Raises `InputError` if something is there that saving a detector would replace and must not."""
+    if not directory.exists():
+        return
+    if not (directory / _METADATA).is_file():
+        raise InputError(f"directory: {directory} exists and holds no detector, so it is not overwritten")
+    if not overwrite:
+        raise InputError(
+            f"directory: {directory} already holds a saved detector; choose another or overwrite it"
+        )
+
+
 def save_state(
     directory: Path,
     kind: str,
@@ -50,12 +62,11 @@ def save_state(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Writes all files to a temporary directory beside `directory`, then renames: never half a detector."""
-    if directory.exists() and not overwrite:
-        what = "a saved detector" if (directory / _METADATA).exists() else "something else"
-        raise InputError(f"directory: {directory} already holds {what}; choose another or pass overwrite")
-    if directory.exists() and not (directory / _METADATA).is_file():
-        raise InputError(f"directory: {directory} exists and holds no detector, so it is not overwritten")
+    """Writes all files to a temporary directory beside `directory`, then renames: never half a detector.
+
+    Raises `InputError` as `require_free`.
+    """
+    require_free(directory, overwrite)
     payload = skops.io.dumps(classifier)
     metadata = {
         "format": FORMAT,
