@@ -59,7 +59,7 @@ class Convolution(Rule):
         weight = node.tensor("weight")
         if not ops.has_conv3x3_backward(g, weight):
             return None
-        norms = 1 in used and node.shape[0] == batch and _winograd_norm_is_cheaper(node)
+        norms = 1 in used and node.shape[0] == batch and ops.has_conv3x3_backward(g, weight, sqnorm=True)
         x = node.tensor("input") if norms else None
         carried, sqnorm = ops.conv3x3_backward(g, weight, x, need_input_grad=True, need_sqnorm=norms)
         if not norms or layout is None:
@@ -102,9 +102,3 @@ def _per_dimension(node: Node, name: str) -> tuple[int, ...]:
     """One number for each spatial dimension; autograd keeps a single one where all are alike."""
     values = tuple(int(v) for v in node.saved(name))
     return values * (len(node.shape) - 2) if len(values) == 1 else values
-
-
-def _winograd_norm_is_cheaper(node: Node) -> bool:
-    """Whether a row's norm takes fewer flops by Winograd, 4.5 O I T, than in the Gram form, O T^2 (the direct form: 18 O I T)."""
-    inputs = operand_shape(node, 1)[1]
-    return 4.5 * inputs < node.shape[2] * node.shape[3]
