@@ -25,6 +25,7 @@ from bench.targets import TASK
 from gradfast.bench import machine
 
 HERE = Path(__file__).parent
+STARTING = 5.0  # seconds that Python, torch and pytest take before a job begins
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run(
         limit = min(
             left, max(left * job.share / sum(j.share for j in chosen[i:]), 2 * 60 * minutes * job.share)
         )
-        if limit < 5:
+        if limit < 2 * STARTING:
             failures[job.name] = "no time was left"
             continue
         print(f"{job.name} ...", end=" ", flush=True)
@@ -87,7 +88,7 @@ def _pytest(job: Job, scale: float, threads: int, folder: Path, limit: float, lo
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-disable-gc",
         *(str(HERE / part) for part in job.selection),
         f"--seconds={job.seconds * scale}", f"--longest={job.longest * scale}", f"--threads={threads}",
-        f"--records={folder}",
+        f"--limit={limit - STARTING}", f"--records={folder}",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     with log.open("a", encoding="utf-8") as out:

@@ -17,6 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--longest", type=float, default=3.0, help="seconds that one call of a contender may take"
     )
+    group.addoption("--limit", type=float, default=600.0, help="seconds after which a test should have ended")
     group.addoption("--threads", type=int, default=2, help="torch's threads")
     group.addoption("--records", type=Path, default=None, help="folder for a JSON record of each test")
 
@@ -34,6 +35,11 @@ def seconds(request: pytest.FixtureRequest) -> float:
 @pytest.fixture
 def longest(request: pytest.FixtureRequest) -> float:
     return float(request.config.getoption("--longest"))
+
+
+@pytest.fixture
+def limit(request: pytest.FixtureRequest) -> float:
+    return float(request.config.getoption("--limit"))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -107,9 +108,13 @@ class Race:
         self._truths: dict[object, Tensor] = {}
         self._turn = 0
 
-    def prepare(self) -> None:
-        """Check and warm up all; errors are kept with the contender that raised them."""
+    def prepare(self, seconds: float = math.inf) -> None:
+        """Check and warm up all; errors are kept with the contender that raised them, and so is that no time was left."""
+        end = time.perf_counter() + seconds
         for result in self.results:
+            if time.perf_counter() > end:
+                result.error = f"TimeoutError: the {seconds:.0f} s for preparations were over"
+                continue
             with _failures_noted(result):
                 self._prepare(result)
 

@@ -152,6 +152,8 @@ class _Watched(tuple[Node, ...]):
 
     def __iter__(self) -> Iterator[Node]:
         device = self.engine.session.device
+        # Norms taken after the last sweep's end are no part of this one's first node.
+        self.engine.metric.inside, self.engine.metric.taken = 0.0, []
         for node in super().__iter__():
             self.engine.metric.node = node
             start = now(device)
