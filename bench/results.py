@@ -16,7 +16,10 @@ def render(run: Found) -> str:
     """The whole page. ``run`` has ``machine``, ``command``, ``seconds``, ``records`` and ``failures``."""
     records: list[Found] = run["records"]
     engines = {r["task"]: r for r in records if r["kind"] == "engine"}
-    memories = {r["task"]: r for r in records if r["kind"] == "memory"}
+    memories: dict[str, Found] = {}
+    for r in records:
+        if r["kind"] == "memory":
+            memories.setdefault(r["task"], {})[r["contender"]] = r
     kernels = [r for r in records if r["kind"] == "kernel"]
     curves = [r for r in records if r["kind"] == "scaling"]
     limits = best_limits(records)
@@ -25,7 +28,7 @@ def render(run: Found) -> str:
         parts += [_targets(engines[TASK], memories.get(TASK)), _contenders(engines[TASK])]
     if engines:
         parts.append(_models(engines.values()))
-    parts += [_memory(m) for m in memories.values()]
+    parts += [_memory(name, peaks) for name, peaks in memories.items()]
     if curves:
         parts.append(_scaling(curves))
     if kernels and limits:
@@ -68,7 +71,7 @@ def _targets(engine: Found, memory: Found | None) -> str:
     figures = {r["name"]: r["per_row"] for r in engine["results"]}
     rows = [_target_row(t, figures) for t in TIME]
     if memory is not None:
-        rows.append(_target_row(MEMORY, {n: p["bytes"] for n, p in memory["peaks"].items()}))
+        rows.append(_target_row(MEMORY, {name: peak["bytes"] for name, peak in memory.items()}))
     return (
         f"## Targets: ResNet-18 at 32 x 32, {engine['tensors']} parameter tensors, {engine['classes']} classes, "
         f"batch {engine['batch']}\n\ngradfast in float32, and with bfloat16 operands, each against the peer in float32.\n\n"
@@ -162,16 +165,16 @@ def _models(engines: Iterable[Found]) -> str:
     return text + ("\n\nFailed:\n\n" + "\n".join(errors) if errors else "")
 
 
-def _memory(memory: Found) -> str:
-    base = memory["peaks"]["gradfast"]["bytes"]
+def _memory(task: str, peaks: Found) -> str:
+    base = peaks["gradfast"]["bytes"] if "gradfast" in peaks else None
     rows = [
         [name, f"{p['bytes'] / 1e6:.0f}", f"{p['bytes'] / base:.2f}" if base else ""]
         if p["bytes"] is not None
         else [name, "failed", f"`{p['error']}`"]
-        for name, p in memory["peaks"].items()
+        for name, p in peaks.items()
     ]
     return (
-        f"## Peak memory: {memory['task']}\n\nOne call in a process of its own, over the model and its input.\n\n"
+        f"## Peak memory: {task}\n\nOne call in a process of its own, over the model and its input.\n\n"
         + _table(("", "MB added", "of gradfast's"), rows)
     )
 

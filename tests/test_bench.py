@@ -268,6 +268,14 @@ def test_results_name_what_is_met_missed_and_failed(bench: str):
             engine_record(figures),
             {"kind": "limits", "gemm_float32": 100.0, "gemm_bfloat16": 200.0, "read": 10.0},
             {"kind": "limits", "gemm_float32": 120.0, "gemm_bfloat16": 100.0, "read": 20.0},
+            *(
+                {"kind": "memory", "task": "resnet18-32", "contender": name, "bytes": size, "error": error}
+                for name, size, error in (
+                    ("gradfast", 4e7, None),
+                    ("input-gradient", 8e7, None),
+                    ("opacus", None, "TimeoutError: late"),
+                )
+            ),
             {
                 "kind": "kernel",
                 "case": "a kernel",
@@ -299,6 +307,9 @@ def test_results_name_what_is_met_missed_and_failed(bench: str):
         "| <= 1 | 0.83 | met |"
         in rows["all-ones contrast against one batched forward and backward (the faster memory format)"]
     )
+    assert "| <= 1 | 0.50 | met |" in rows["peak memory added, against torch's class-batched input gradient"]
+    assert "| input-gradient | 80 | 2.00 |" in page
+    assert "| opacus | failed | `TimeoutError: late` |" in page
     assert "`RuntimeError: it broke`" in page
     assert "resnet18-32: TorchJD autogram, all classes at once is 2.00 times faster" in page
     assert "memory: it took more than 9 s" in page
