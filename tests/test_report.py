@@ -134,6 +134,12 @@ def test_figures_take_their_colours_from_the_theme(html: str) -> None:
     assert used <= set(re.findall(r"--([\w-]+):", css_variables()))
 
 
+def test_figures_are_as_wide_as_their_text_needs(html: str) -> None:
+    widths = [float(width) for width in re.findall(r'<svg [^>]*style="max-width: ([\d.]+)rem"', html)]
+    assert len(widths) == 3
+    assert all(55 < width < 75 for width in widths)  # three panels, or all layers
+
+
 def test_writing_twice_gives_the_same_bytes(page: Page, html: str, tmp_path: Path) -> None:
     path = write_page(page, tmp_path / "report.html")
     assert path.read_text("utf-8") == html

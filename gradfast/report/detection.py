@@ -71,15 +71,16 @@ def detection_page(
         )
         for shown in histograms
     ]
+    tested = "tested samples" + (" of the first split" if len(main[0].splits) > 1 else "")
     figures = (
         FigureBlock(
             "Scores",
-            f"{shown_method}, test samples of the first split. The less the two colours overlap, the better.",
+            f"{shown_method}, {tested}. The less the two colours overlap, the better.",
             score_histograms(histograms),
         ),
         FigureBlock(
             "ROC curves",
-            "Test samples of the first split, each method with its area. Up and to the left is better.",
+            f"All methods, {tested}, each with its area. Up and to the left is better.",
             roc_curves(curves),
         ),
         FigureBlock(

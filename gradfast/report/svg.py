@@ -41,6 +41,7 @@ _STYLE: dict[str, Any] = {
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
 }
+_POINTS_PER_REM = 11.5  # a rem of 16 pixels is 12 points: drawings come out a little larger than drawn
 _ROLE_OF_PART = {
     "text.color": "ink",
     "axes.labelcolor": "muted",
@@ -82,10 +83,10 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     text = file.getvalue()
     view_box = re.search(r'viewBox="[^"]*"', text)
     assert view_box is not None
-    points = float(view_box.group().split()[2])
+    width = float(view_box.group().split()[2]) / _POINTS_PER_REM
     opening = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        f' {view_box.group()} style="max-width: {points / 54:.1f}rem" role="img" aria-label="{escape(description)}">'
+        f' {view_box.group()} style="max-width: {width:.1f}rem" role="img" aria-label="{escape(description)}">'
     )
     body = text[text.index(">", view_box.end()) + 1 :].strip()
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)

@@ -102,6 +102,7 @@ def rich_table(table: ResultTable) -> Table:
         box=box.SIMPLE_HEAD,
         title_style="bold",
         pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     drawn.add_column("outliers", overflow="fold")
     drawn.add_column("method", overflow="fold")
