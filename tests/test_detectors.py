@@ -165,6 +165,15 @@ def test_bad_fits() -> None:
         Purview().score(norms(3, 0))
 
 
+def test_without_folds_there_is_no_threshold_until_it_is_calibrated(tmp_path: Path) -> None:
+    detector = Purview(folds=None).fit(norms(60, 0), norms(60, 1, 1.0))
+    with pytest.raises(InputError, match="no threshold"):
+        Purview.load(detector.save(tmp_path / "d")).predict(norms(5, 2))
+    assert np.mean(detector.calibrate(norms(100, 3)).predict(norms(100, 3)) == 0) == pytest.approx(0.95)
+    refitted = detector.fit(norms(60, 0), norms(60, 1, 1.0))
+    assert not hasattr(refitted, "threshold_")
+
+
 class TestPersistence:
     @pytest.mark.parametrize("head", ["logistic", "mlp", GradientBoostingClassifier(n_estimators=5)])
     def test_round_trip(self, head: Any, tmp_path: Path) -> None:
