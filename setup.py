@@ -24,10 +24,11 @@ setup(
     install_requires=[
         f"torch=={major}.{minor}.*",
         "numpy>=1.24",
+        "pillow>=10",
         "pyarrow>=14",
         "rich>=13",
         "safetensors>=0.4",
-        "scikit-learn>=1.3",
+        "scikit-learn>=1.6",
         "skops>=0.10",
         "typer>=0.12",
     ],
