@@ -61,11 +61,11 @@ $(DEPENDENCIES): pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_TORCH) "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[dev]"
-	touch $@ $(EXTENSION)
+	touch $@
 
 $(PEERS): $(DEPENDENCIES)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e ".[bench]"
-	touch $@ $(EXTENSION)
+	touch $@
 
 $(EXTENSION): $(DEPENDENCIES) $(SOURCES)
 	$(BIN)/python setup.py -q build_ext --inplace
