@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gradfast
+from gradfast.engine.book import book_of
 from gradfast.errors import ModelError
 from gradfast.record.layout import Layout, find, sample_codes
 
@@ -58,6 +59,14 @@ def test_split_moves_the_digit_to_the_front() -> None:
     split = Layout(0, 2).split(t, 3, 1)  # 12 = outer 2, batch 3, inner 2
     assert split.shape == (2, 3, 4, 3)
     assert split[1, 2].tolist() == t[1, [4, 5, 10, 11]].tolist()
+
+
+def test_a_transposed_weight_is_used_once_in_the_plan_of_one_sample() -> None:
+    model = nn.Sequential(nn.Linear(300, 200), nn.Tanh(), nn.Linear(200, 4))
+    gradfast.grad_norms(model, torch.randn(1, 300))
+    ((_, plan),) = next(iter(book_of(model)._plans.values()))
+    assert plan.uses == dict.fromkeys(dict(model.named_parameters()), 1)
+    assert plan.cost.largest < 300 * 200  # a cotangent of the layers' outputs, not of a weight
 
 
 class Reentrant(nn.Module):

@@ -25,8 +25,9 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
     codes = sample_codes(batch, logits.device)
     if batch > 1:
         carrier = Carrier(graph.root, graph.root_output, _probe(logits, codes))
+    reached = {graph.root.order}  # by a cotangent; what parameters are made of is not
     for node in graph.nodes:
-        if not node.wanted or node.parameter is not None:
+        if node.order not in reached or not node.wanted or node.parameter is not None:
             continue
         if rule_for(node.name).mixes_samples(node, batch):
             raise ModelError(
@@ -47,6 +48,8 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
         actions = tuple(_decide(node, i, layout, batch) for i in range(len(node.edges)))
         plan.actions[node.order] = actions
         for action, edge in zip(actions, node.edges, strict=True):
+            if edge is not None and action is Action.CARRY:
+                reached.add(edge[0].order)
             if edge is None or action not in (Action.USE, Action.DENSE):
                 continue
             for name in edge[0].wanted:
