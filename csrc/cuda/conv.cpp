@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "../conv_shape.h"
+#include "../cost.h"
 #include "runtime.h"
 #include "weight_gradient.h"
 
@@ -30,8 +31,8 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     w.window_data = s.transposed ? channels_last_g : channels_last_x;
     w.math = math_for(x.scalar_type(), at::globalContext().allowTF32CuDNN());
     const int64_t pixels = s.frames * ConvShape::product(s.window);
-    w.size = {s.rows,           s.samples, s.groups, s.positions(), s.position_channels,
-              s.window_width(), s.taps(),  pixels,   s.transposed};
+    w.size = {s.rows,           s.samples, s.groups, s.positions(),   s.position_channels,
+              s.window_width(), s.taps(),  pixels,   s.unit_stride(), s.transposed};
 
     w.positions.count = narrow(op, "the number of positions", s.positions());
     w.positions.frame = Divisor(std::max<int64_t>(1, s.positions_per_frame()));
@@ -56,16 +57,16 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     return w;
 }
 
-std::optional<Form> conv_form(c10::string_view form, const ConvShape& s) {
-    if (form == "auto") return std::nullopt;
-    if (form == "direct") return Form::direct;
-    if (form == "gram") return Form::gram;
-    TORCH_CHECK_VALUE(form == "pixel_gram", "conv_sqnorm: form is \"", form,
-                      "\"; wanted auto, direct, gram or pixel_gram");
-    TORCH_CHECK_VALUE(
-        !s.transposed && s.unit_stride(),
-        "conv_sqnorm: form is \"pixel_gram\"; wanted a stride of 1 and transposed=False for it");
-    return Form::pixel_gram;
+std::optional<Form> conv_form(c10::string_view name, const ConvShape& s) {
+    if (name == "auto") return std::nullopt;
+    for (const Form form : {Form::direct, Form::gram, Form::pixel_gram})
+        if (name == form_name(form)) {
+            TORCH_CHECK_VALUE(form_applies(form, s), "conv_sqnorm: form is \"pixel_gram\" for a ",
+                              s.transposed ? "transposed convolution" : "convolution with stride",
+                              "; wanted auto, direct or gram");
+            return form;
+        }
+    TORCH_CHECK_VALUE(false, "conv_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or pixel_gram");
 }
 
 at::Tensor conv_sqnorm(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef kernel_size,

@@ -22,7 +22,7 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     w.window_data = x.contiguous();
     w.position_data = g.contiguous();
     w.math = math_for(x.scalar_type(), at::globalContext().allowTF32CuBLAS());
-    w.size = {g.size(0), samples, 1, positions, outputs, inputs, 1, positions, false};
+    w.size = {g.size(0), samples, 1, positions, outputs, inputs, 1, positions, true, false};
     w.positions.count = narrow(op, "T", positions);
     w.position.row_stride = samples * positions * outputs;
     w.position.sample_stride = positions * outputs;
@@ -34,13 +34,15 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     return w;
 }
 
-std::optional<Form> linear_form(c10::string_view form, const at::Tensor& x) {
-    if (form == "auto") return std::nullopt;
-    if (form == "direct") return Form::direct;
-    if (form == "gram") return Form::gram;
-    TORCH_CHECK_VALUE(form == "rank_one" && x.size(1) == 1, "linear_sqnorm: form is \"", form,
-                      "\"; wanted auto, direct or gram, or rank_one with T = 1");
-    return Form::rank_one;
+std::optional<Form> linear_form(c10::string_view name, const at::Tensor& x) {
+    if (name == "auto") return std::nullopt;
+    for (const Form form : {Form::direct, Form::gram, Form::rank_one})
+        if (name == form_name(form)) {
+            TORCH_CHECK_VALUE(form != Form::rank_one || x.size(1) == 1,
+                              "linear_sqnorm: form is \"rank_one\" for T = ", x.size(1), "; wanted T = 1");
+            return form;
+        }
+    TORCH_CHECK_VALUE(false, "linear_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or rank_one");
 }
 
 // ||g||^2 ||x||^2

@@ -65,7 +65,7 @@ Form choose_form(const ContractionSize& s, Math math) {
         rows_cost + gram_cost(s.positions, static_cast<double>(round_up(shared, gram.k)), gram);
     Form form = direct_cost <= full_cost ? Form::direct : Form::gram;
 
-    const bool pixel_gram_applies = !s.transposed && s.taps > 1;
+    const bool pixel_gram_applies = !s.transposed && s.unit_stride && s.taps > 1;
     if (pixel_gram_applies) {
         const auto t = static_cast<double>(s.positions);
         const double pixel_cost =

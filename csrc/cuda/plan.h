@@ -16,7 +16,8 @@ struct ContractionSize {
     int64_t position_channels;  // of P, one group
     int64_t window_width;       // of U, one group: taps * channels
     int64_t taps;
-    int64_t pixels;   // of the image that U is unfolded from, all frames
+    int64_t pixels;  // of the image that U is unfolded from, all frames
+    bool unit_stride;
     bool transposed;  // each row has its own U and the rows share P
 };
 

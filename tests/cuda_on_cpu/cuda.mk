@@ -3,5 +3,5 @@
 
 cuda-check: $(DEPENDENCIES)
 	GRADFAST_CUDA=1 $(BIN)/python setup.py -q build_ext --inplace
-	$(BIN)/python -m tests.cuda_on_cpu.machine_code gradfast/_C*.so --write bench/RESULTS.md
+	$(BIN)/python -m tests.cuda_on_cpu.machine_code gradfast/_C*.so --write bench/KERNELS.md
 	GRADFAST_CUDA=1 $(BIN)/python -m pytest -q tests/cuda_on_cpu $(PYTEST_ARGS)

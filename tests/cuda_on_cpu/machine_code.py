@@ -53,7 +53,7 @@ class Kernel:
     def name(self) -> str:
         found = re.search(r"(\w+)_kernel<", self.demangled)
         assert found, self.demangled
-        return found[1]
+        return "embedding_dot" if found[1] == "dot" and "Tile<" not in self.demangled else found[1]
 
     @property
     def variant(self) -> str:
@@ -79,8 +79,9 @@ class Kernel:
 
     @property
     def hot(self) -> bool:
-        """Where the time goes: all but the kernels for operands that are not aligned, and the small second stages."""
-        return self.contraction or (self.name == "channel_sums" and "aligned" in self.variant)
+        """Where the time goes: the tensor-core kernels and the aligned passes over cotangents, but for float64."""
+        tensor = self.contraction and self.math in ("bf16", "fp16", "tf32")
+        return tensor or (self.name == "channel_sums" and "aligned" in self.variant and self.math != "fp64")
 
 
 def cuobjdump() -> str:
@@ -153,7 +154,9 @@ def emulated_extent(kernel: Kernel) -> tuple[int, int]:
     import torch
 
     if not kernel.contraction:
-        return {"runs": 128, "dot": 128, "tap_sum": 128, "sum": 128, "rank_one": 128}.get(kernel.name, 256), 0
+        return {"runs": 128, "embedding_dot": 128, "tap_sum": 128, "sum": 128, "rank_one": 128}.get(
+            kernel.name, 256
+        ), 0
     large = "128x128" in kernel.variant
     extent = torch.ops.gradfast_emulated.tile_extent(kernel.name, MATHS.index(kernel.math), large)
     return extent[4], extent[5]
@@ -170,8 +173,7 @@ def table(found: list[Kernel], extent: Extent) -> str:
     ]
     rows: dict[tuple[str, str], dict[str, Kernel]] = {}
     for kernel in found:
-        name = kernel.name if kernel.contraction or kernel.name != "dot" else "embedding dot"
-        rows.setdefault((name, kernel.variant), {})[kernel.arch] = kernel
+        rows.setdefault((kernel.name, kernel.variant), {})[kernel.arch] = kernel
     for (name, variant), by_arch in rows.items():
         first = next(iter(by_arch.values()))
         threads, dynamic = extent(first)

@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads) channel_sums_kernel(const __grid_con
 #pragma unroll
             for (int e = 0; e < kPack; ++e) {
                 v[e] = widen(pack.value[e]);
-                if (p.gate) v[e] = p.multiply ? v[e] * gate[e] : gate[e] > 0 ? v[e] : Accumulator(0);
+                if (p.gate) v[e] = p.multiply ? v[e] * gate[e] : gate[e] <= 0 ? Accumulator(0) : v[e];
                 narrow(v[e], &gated.value[e]);
                 sums[r][0][e] += v[e];
 #pragma unroll

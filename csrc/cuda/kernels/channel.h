@@ -19,7 +19,7 @@ enum class ElementType { f32, f64, bf16, f16 };
 struct ChannelParams {
     const void* g = nullptr;
     const void* gate = nullptr;           // [samples, positions, channels]; null: v = g
-    bool multiply = false;                // v = g * gate; otherwise g where gate > 0, else 0
+    bool multiply = false;                // v = g * gate; otherwise 0 where gate <= 0 (a gate of NaN is open)
     int32_t affine = 0;                   // how many normalized inputs meet v
     const void* x[kMaxAffine] = {};       // [samples, positions, channels]
     const void* mean[kMaxAffine] = {};    // [channels]; null: x is normalized
