@@ -43,8 +43,9 @@ void prepare(const Gate& job, std::int64_t first, std::int64_t n, A* factor, A* 
 #pragma omp simd
             for (std::int64_t i = 0; i < count; ++i) factor[i] = load(gate + i);
         } else {
+            // Open at NaN, as autograd's is.
 #pragma omp simd
-            for (std::int64_t i = 0; i < count; ++i) factor[i] = load(gate + i) <= 0 ? A(0) : A(1);  // open at NaN, as autograd is
+            for (std::int64_t i = 0; i < count; ++i) factor[i] = load(gate + i) <= 0 ? A(0) : A(1);
         }
     }
     for (int k = 0; k < job.affine; ++k) {
