@@ -181,7 +181,7 @@ def table(found: list[Kernel], extent: Extent) -> str:
         for arch in archs:
             kernel = by_arch[arch]
             blocks, share = occupancy(kernel, threads, dynamic)
-            spill = f", {kernel.local} B spilled" if kernel.local else ""
+            spill = f", {kernel.stack + kernel.local} B of stack" if kernel.stack + kernel.local else ""
             cells.append(f"{kernel.registers}, {blocks} blocks ({share:.0%}){spill}")
         shared = (first.static_shared + dynamic) / 1024
         lines.append(f"| {name} | {variant} | {threads} | {shared:.1f} | " + " | ".join(cells) + " |")
