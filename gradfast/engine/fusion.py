@@ -35,7 +35,7 @@ def find(graph: Graph, actions: Mapping[int, tuple[Action, ...]]) -> dict[int, F
 
     def fusible(node: Node) -> bool:
         return (
-            node.name == "NativeBatchNormBackward0"
+            isinstance(rule_for(node.name), BatchNorm)
             and consumers[node.order] == 1
             and not BatchNorm.uses_batch_statistics(node)
             and Action.DENSE not in actions.get(node.order, ())
@@ -88,7 +88,7 @@ def run(
     if any(t.dtype != g.dtype or not _is_channels_last(t, 1) for t in shared):
         return False
 
-    rstds = [torch.rsqrt(n.tensor("running_var") + n.saved("eps")) for n in norms]
+    rstds = [BatchNorm.running_rstd(n) for n in norms]
     weights = [n.saved("weight") for n in norms]
     plain, sums, scaled = ops.gate_backward(
         _positions(g, 2),

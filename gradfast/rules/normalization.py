@@ -38,13 +38,19 @@ class BatchNorm(Rule):
         g = grads[0]
         if g is None or not needs[0]:
             return [None]
-        weight, rstd = node.saved("weight"), torch.rsqrt(node.tensor("running_var") + node.saved("eps"))
+        weight, rstd = node.saved("weight"), self.running_rstd(node)
         scale = rstd if weight is None else weight * rstd
         return [g * per_channel(scale.to(g.dtype), g.dim(), 2)]
 
     @staticmethod
     def uses_batch_statistics(node: Node) -> bool:
-        return node.name == "CudnnBatchNormBackward0" or bool(node.saved("training"))
+        return bool(node.saved("training"))
+
+    @staticmethod
+    def running_rstd(node: Node) -> Tensor:
+        """Reciprocal standard deviations from the running statistics [O]; cuDNN's record calls eps otherwise."""
+        eps = node.saved("epsilon" if node.name.startswith("Cudnn") else "eps")
+        return torch.rsqrt(node.tensor("running_var") + eps)
 
     def mixes_samples(self, node: Node, batch: int) -> bool:
         return batch > 1 and node.shape[0] > 1 and self.uses_batch_statistics(node)
@@ -87,7 +93,7 @@ class BatchNorm(Rule):
         else:
             mean, rstd = (
                 node.tensor("running_mean"),
-                torch.rsqrt(node.tensor("running_var") + node.saved("eps")),
+                self.running_rstd(node),
             )
         return (x - per_channel(mean, x.dim())) * per_channel(rstd, x.dim())
 
