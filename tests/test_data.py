@@ -378,7 +378,7 @@ class TestBatches:
             (3, r"source: got 3 \(int\); wanted a DataLoader"),
             (iter([X]), "source: got .*iterator"),
             (X[:0], r"got x \[0, 2\]; wanted at least one sample"),
-            ((X, Y[:3]), r"labels are a int64 tensor of shape \[3\].*wanted integers \[10\]"),
+            ((X, Y[:3]), r"labels are an int64 tensor of shape \[3\].*wanted integers \[10\]"),
             ((X, Y.float()), "labels are a float32 tensor"),
             ((X, X, X), "wanted x, "),
             (X.byte(), "x is uint8 .*PixelImages"),

@@ -29,7 +29,9 @@ class PixelOperand final : public Operand {
         for (int i = 0; i < 3; ++i) image_.spatial[i] *= scale[i];
         positions_ = frames * ConvShape::product(extent);
         paired_ = pair_width > 0;
-        in_place_ = image.storage == storage_of(element) && image.channel == 1 && uniform() &&
+        // Pixels that an expanded tensor repeats have no distance, by which the kernels count them.
+        const bool apart = image_.spatial[2] != 0 || positions_ <= 1;
+        in_place_ = image.storage == storage_of(element) && image.channel == 1 && apart && uniform() &&
                     !(use == Use::windows && channels % vector_elements(element) != 0);
         row_stride_ = in_place_ ? image_.spatial[2] : channels;
 

@@ -103,3 +103,17 @@ def test_gram_of_many_rows(rows: int, positions: int, outputs: int) -> None:
     x, g = torch.randn(2, positions, 50), torch.randn(rows, 2, positions, outputs)
     assert_gram_close(ops.linear_gram(x, g), truth.linear(x, g), x.dtype)
     assert torch.equal(ops.linear_gram(x, g), ops.linear_gram(x, g).mT)
+
+
+@pytest.mark.parametrize("form", ["auto", "direct", "gram"])
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("positions", [3, 4, 20])
+def test_expanded_operands(samples: int, positions: int, form: str) -> None:
+    """Positions that repeat in memory, as behind a mean, are as many as they seem."""
+    generator = torch.Generator().manual_seed(positions)
+    x = torch.randn(samples, positions, 6, generator=generator)
+    g = torch.randn(4, samples, 1, 5, generator=generator).expand(-1, -1, positions, -1)
+    assert_close(ops.linear_sqnorm(x, g, form), truth.sqnorm(truth.linear(x, g)), x.dtype)
+    same = x[:, :1].expand(-1, positions, -1)
+    other = torch.randn(4, samples, positions, 5, generator=generator)
+    assert_close(ops.linear_sqnorm(same, other, form), truth.sqnorm(truth.linear(same, other)), x.dtype)
