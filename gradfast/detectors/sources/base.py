@@ -1,0 +1,171 @@
+"""What a method reads of a batch: the interface of every source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gradfast.detectors.sources.taps import Activations, Tap
+from gradfast.errors import InputError, describe
+from gradfast.models.fingerprint import fingerprint as model_fingerprint
+
+__all__ = ["FittedSource", "Source", "fit_together"]
+
+Self = TypeVar("Self", bound="Source")
+
+
+class Source(ABC):
+    """Columns per sample, computed from a batch of inputs: scores, one score per layer, or features.
+
+    A score is higher for a sample that is further out of distribution. `columns(x)` runs the model; `of(...)`
+    takes activations that several sources share. Sources that `record` need the gradient of the input.
+
+    Args:
+        model: maps inputs [B, ...] to logits [B, K]; in eval mode.
+        head: name of the last linear layer; None finds it.
+        stages: names of the modules that are read layer by layer; None: `default_stages`.
+        tap: one to share, in place of model, head and stages.
+    """
+
+    name: ClassVar[str]
+    needs_fit: ClassVar[bool] = False
+    record: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        head: str | None = None,
+        stages: Iterable[str] | None = None,
+        tap: Tap | None = None,
+    ) -> None:
+        self.tap = tap or Tap(model, head=head, stages=None if stages is None else tuple(stages))
+
+    @property
+    def model(self) -> nn.Module:
+        """The model whose activations are read."""
+        return self.tap.model
+
+    @property
+    def names(self) -> list[str]:
+        """The d names of the columns."""
+        return [self.name]
+
+    def columns(self, x: Tensor) -> Tensor:
+        """[B, d] float32 of inputs [B, ...]; NaN in a sample stays in that sample."""
+        return self.of(self.tap(x, record=self.record))
+
+    def of(self, activations: Activations) -> Tensor:
+        """[B, d] float32 of one forward pass, which was recorded if the source says `record`."""
+        self._require_fit()
+        return self._columns(activations).detach().float()
+
+    @abstractmethod
+    def _columns(self, activations: Activations) -> Tensor: ...
+
+    def fit(self: Self, batches: Iterable[tuple[Tensor, Tensor]]) -> Self:
+        """Takes what it needs of in-distribution training batches (x, y); samples of unknown label (y < 0)
+        count as the class that the model predicts. One pass, in bounded memory.
+        """
+        fit_together([self], batches)
+        return self
+
+    @property
+    def fitted(self) -> bool:
+        """Whether columns can be computed."""
+        return True
+
+    def settings(self) -> dict[str, Any]:
+        """What the columns depend on besides the model and the training samples, JSON-able."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """What was fitted."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the model, the settings and what was fitted: equal ones give equal columns."""
+        facts = [self.name, self._model_fingerprint, self.settings()]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for key, tensor in sorted(self.state().items()):
+            digest.update(f"{key} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    @cached_property
+    def _model_fingerprint(self) -> str:
+        return model_fingerprint(self.model)
+
+    def _require_fit(self) -> None:
+        if not self.fitted:
+            raise InputError(
+                f"{self.name}: not fitted yet; call fit with batches (x, y) of in-distribution samples"
+            )
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
+        return f"{type(self).__name__}({inside})"
+
+
+class FittedSource(Source):
+    """A source that takes something of in-distribution training samples first."""
+
+    needs_fit = True
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Forgets what was fitted, before a pass of `update`."""
+
+    @abstractmethod
+    def update(self, activations: Activations, labels: Tensor) -> None:
+        """Takes one batch of training samples, detached, with labels int64 [B] >= 0."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Ends the pass."""
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.state())
+
+
+def fit_together(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Fits sources that share a model in one pass over in-distribution training batches (x, y).
+
+    Raises:
+        InputError: no samples, labels of another shape, or a sample that is not finite.
+    """
+    fitted = [source for source in sources if isinstance(source, FittedSource)]
+    if not fitted:
+        return
+    tap = fitted[0].tap
+    for source in fitted:
+        source.begin()
+    seen = 0
+    for batch in batches:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise InputError(f"batches: got {describe(batch)}; wanted pairs (x, y) of inputs and labels")
+        x, y = batch
+        activations = tap(x).detached()
+        labels = torch.as_tensor(y).to(activations.logits.device, torch.int64)
+        if labels.shape != (len(activations),):
+            raise InputError(
+                f"batches: got labels of shape {list(labels.shape)}; wanted [{len(activations)}]"
+            )
+        if not bool(activations.logits.isfinite().all()):
+            raise InputError("batches: a training sample is not finite; leave it out of the fit")
+        labels = torch.where(labels < 0, activations.predictions, labels)
+        for source in fitted:
+            source.update(activations, labels)
+        seen += len(activations)
+    if not seen:
+        raise InputError("batches: got no samples; wanted in-distribution training samples")
+    for source in fitted:
+        source.finish()
