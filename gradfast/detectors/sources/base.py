@@ -64,8 +64,12 @@ class Source(ABC):
 
     def of(self, activations: Activations) -> Tensor:
         """[B, d] float32 of one forward pass, which was recorded if the source says `record`."""
-        self._require_fit()
-        return self._columns(activations).detach().float()
+        if not self.fitted:
+            raise InputError(
+                f"{self.name}: not fitted yet; call fit with batches (x, y) of in-distribution samples"
+            )
+        finite = activations.logits.detach().isfinite().all(1, keepdim=True)
+        return self._columns(activations).detach().float().masked_fill(~finite, torch.nan)
 
     @abstractmethod
     def _columns(self, activations: Activations) -> Tensor: ...
@@ -102,12 +106,6 @@ class Source(ABC):
     @cached_property
     def _model_fingerprint(self) -> str:
         return model_fingerprint(self.model)
-
-    def _require_fit(self) -> None:
-        if not self.fitted:
-            raise InputError(
-                f"{self.name}: not fitted yet; call fit with batches (x, y) of in-distribution samples"
-            )
 
     def __repr__(self) -> str:
         inside = ", ".join(f"{key}={value!r}" for key, value in self.settings().items())
@@ -161,6 +159,11 @@ def fit_together(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tens
             )
         if not bool(activations.logits.isfinite().all()):
             raise InputError("batches: a training sample is not finite; leave it out of the fit")
+        classes = activations.logits.shape[1]
+        if bool((labels >= classes).any()):
+            raise InputError(
+                f"batches: got label {int(labels.max())}; wanted less than {classes}, the model's classes"
+            )
         labels = torch.where(labels < 0, activations.predictions, labels)
         for source in fitted:
             source.update(activations, labels)

@@ -8,12 +8,20 @@ from torch import nn
 
 from gradfast.detectors.sources.base import Source
 from gradfast.detectors.sources.logits import Energy, GradNorm, MaxSoftmax, Penultimate
+from gradfast.detectors.sources.mahalanobis import Mahalanobis, MahalanobisFE, MahalanobisP, MahalanobisPFE
+from gradfast.detectors.sources.neighbours import Knn, Lid
+from gradfast.detectors.sources.odin import Odin
+from gradfast.detectors.sources.vim import Vim
 from gradfast.errors import InputError, describe
 from gradfast.selection import nearest
 
 __all__ = ["SOURCES", "make_source"]
 
-SOURCES: dict[str, type[Source]] = {kind.name: kind for kind in (MaxSoftmax, Energy, GradNorm, Penultimate)}
+_KINDS: tuple[type[Source], ...] = (
+    MaxSoftmax, Odin, Energy, Mahalanobis, MahalanobisP, MahalanobisFE, MahalanobisPFE,
+    Vim, Knn, GradNorm, Lid, Penultimate,
+)  # fmt: skip
+SOURCES: dict[str, type[Source]] = {kind.name: kind for kind in _KINDS}
 
 
 def make_source(name: str, model: nn.Module, *, std: Any = None, **settings: Any) -> Source:

@@ -143,7 +143,9 @@ class Tap:
         try:
             with torch.inference_mode(False), torch.set_grad_enabled(record):
                 x = x.detach().clone() if torch.is_inference(x) else x.detach()
-                x.requires_grad_(record and x.is_floating_point())
+                if record and not x.is_floating_point():
+                    raise InputError(f"x: got {describe(x)}; wanted floats, for their gradient moves them")
+                x.requires_grad_(record)
                 logits = self.model(x)
         finally:
             for handle in handles:
