@@ -1,4 +1,4 @@
-"""The progress bar of an extraction: samples done, samples per second, time left."""
+"""A progress bar over samples: samples done, samples per second, time left."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ class SampleProgress:
     Args:
         total: samples in all; None if unknown.
         shown: False draws nothing.
+        doing: what is done to them.
     """
 
-    def __init__(self, total: int | None, shown: bool = True) -> None:
+    def __init__(self, total: int | None, shown: bool = True, doing: str = "extracting") -> None:
         columns = (
-            TextColumn("extracting"),
+            TextColumn(doing),
             BarColumn(),
             _Count(),
             _Rate(),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gradfast.errors import InputError
 from gradfast.models import fingerprint, load_model, load_state_dict
+from gradfast.models.cifar_densenet import densenet_bc_40_12, densenet_bc_100_12
 from gradfast.models.cifar_resnet import resnet20, resnet32, resnet56
 
 ENTRY = """
@@ -110,9 +111,15 @@ class TestNamedArchitectures:
 
     @pytest.mark.parametrize(
         ("build", "depth", "parameters"),
-        [(resnet20, 20, 269722), (resnet32, 32, 464154), (resnet56, 56, 853018)],
+        [
+            (resnet20, 20, 269722),
+            (resnet32, 32, 464154),
+            (resnet56, 56, 853018),
+            (densenet_bc_40_12, 40, 176122),
+            (densenet_bc_100_12, 100, 769162),
+        ],
     )
-    def test_cifar_resnets_have_the_published_size(self, build: type, depth: int, parameters: int) -> None:
+    def test_cifar_networks_have_the_published_size(self, build: type, depth: int, parameters: int) -> None:
         model = build()
         weights = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
         assert len(weights) == depth

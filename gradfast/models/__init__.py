@@ -1,4 +1,4 @@
-"""Models: the bundled CIFAR ResNets, and a user's own model by name or Python entry with weights from a local file."""
+"""Models: the bundled CIFAR ResNets and DenseNets, and a user's own model by name or Python entry with weights from a local file."""
 
 from .fingerprint import fingerprint
 from .loading import load_model

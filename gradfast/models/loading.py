@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradfast.errors import InputError, describe
 
-from . import cifar_resnet
+from . import cifar_densenet, cifar_resnet
 from .weights import PathType, fill, load_state_dict, without_prefix
 
 __all__ = ["load_model"]
@@ -25,6 +25,8 @@ _BUNDLED = {
     "cifar_resnet20": cifar_resnet.resnet20,
     "cifar_resnet32": cifar_resnet.resnet32,
     "cifar_resnet56": cifar_resnet.resnet56,
+    "densenet_bc_40_12": cifar_densenet.densenet_bc_40_12,
+    "densenet_bc_100_12": cifar_densenet.densenet_bc_100_12,
 }
 _WANTED = (
     'wanted "module:function" or "file.py:function" (returns the model), "torchvision:NAME", "timm:NAME", '
@@ -47,7 +49,8 @@ def load_model(
     Args:
         spec: ``"module:function"`` or ``"file.py:function"``, called without arguments, returns the model (modules of
             the working directory are found); ``"torchvision:resnet18"``; ``"timm:resnet18"``; or a bundled network,
-            ``"cifar_resnet20"``, ``"cifar_resnet32"``, ``"cifar_resnet56"``.
+            ``"cifar_resnet20"``, ``"cifar_resnet32"``, ``"cifar_resnet56"``, ``"densenet_bc_40_12"``,
+            ``"densenet_bc_100_12"``.
         weights: a ``.safetensors`` file or a state dict that `torch.save` wrote. Needed for an architecture's name;
             optional for a Python entry, which may load its own.
         num_classes: K of a named architecture. None reads it off the weights of the head.
