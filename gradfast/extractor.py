@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -147,6 +148,22 @@ class FeatureExtractor:
             features = Features.load(folder)
         _report_flagged(features)
         return features
+
+    def norms(self, x: Any) -> GradNorms:
+        """The norms of one batch, moved to where the model is; NaN for samples whose inputs are not finite.
+
+        Args:
+            x: what a loader gives: a batch x, (x, y), or a dict; labels are not read.
+
+        Raises:
+            InputError: inputs that cannot be used.
+            ModelError: the model is in train mode, or has no per-sample gradients.
+        """
+        self._check_mode()
+        norms, finite = self._norms(Batch.of(x))
+        lost = ~finite.to(norms.values.device)
+        values = norms.values.masked_fill(lost[:, None, None], torch.nan)
+        return replace(norms, values=values, logits=norms.logits.masked_fill(lost[:, None], torch.nan))
 
     def settings(self) -> dict[str, Any]:
         """What the features depend on besides the data, JSON-able."""

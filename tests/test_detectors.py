@@ -116,8 +116,10 @@ def test_params_and_clone() -> None:
     assert detector.get_params() == {
         "head": "mlp",
         "eps": detector.eps,
+        "log": True,
         "tpr": 0.9,
         "folds": 5,
+        "calibration": "platt",
         "random_state": 0,
     }
     assert clone(detector.set_params(head="logistic")).head == "logistic"

@@ -1,12 +1,15 @@
 """Out-of-distribution detectors on gradient norms, the baselines to compare with, and their metrics."""
 
 from gradfast.detectors.base import Detector
-from gradfast.detectors.baselines import MaximumSoftmax
+from gradfast.detectors.baselines import MaximumSoftmax, SourceScore, SummedNorms
 from gradfast.detectors.classifier import NormClassifier
+from gradfast.detectors.errors import NotFittedError
+from gradfast.detectors.explaining import ScoreExplanation
 from gradfast.detectors.metrics import DetectionMetrics, evaluate
 from gradfast.detectors.persistence import DetectorFileError
 from gradfast.detectors.purview import Purview
 from gradfast.detectors.sources import SOURCES, Source, SourceColumns, make_source, run_sources
+from gradfast.detectors.weighted import SourceClassifier
 
 __all__ = [
     "SOURCES",
@@ -15,9 +18,14 @@ __all__ = [
     "DetectorFileError",
     "MaximumSoftmax",
     "NormClassifier",
+    "NotFittedError",
     "Purview",
+    "ScoreExplanation",
     "Source",
+    "SourceClassifier",
     "SourceColumns",
+    "SourceScore",
+    "SummedNorms",
     "evaluate",
     "make_source",
     "run_sources",

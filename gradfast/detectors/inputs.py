@@ -5,7 +5,7 @@ are.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 
 from gradfast.errors import InputError
 
-__all__ = ["FeatureSchema", "logit_matrix", "norm_matrix", "schema_of", "usable_rows"]
+__all__ = [
+    "FeatureSchema",
+    "column_matrix",
+    "count",
+    "join",
+    "logit_matrix",
+    "norm_matrix",
+    "schema_of",
+    "usable_rows",
+]
 
 # The settings of an extraction that change what its numbers mean.
-_COMPARED_SETTINGS = ("model_fingerprint", "contrast", "loss", "classes")
+_COMPARED_SETTINGS = ("model_fingerprint", "contrast", "loss", "classes", "columns", "source_fingerprint")
 
 
 @dataclass(frozen=True)
@@ -47,15 +56,24 @@ class FeatureSchema:
                 if pair[0] != pair[1]
             )
             differing.append(f"layer {at} is {got!r}, wanted {wanted!r}")
-        differing += [
-            f"{key.replace('_', ' ')} is {other.settings[key]!r}, wanted {self.settings[key]!r}"
-            for key in _COMPARED_SETTINGS
-            if key in self.settings and key in other.settings and self.settings[key] != other.settings[key]
-        ]
+        differing += self._differing(other.settings)
         if differing:
             raise InputError(
                 f"{argument}: not the features that the detector was fitted to: " + "; ".join(differing)
             )
+
+    def require_settings(self, settings: Mapping[str, Any], argument: str) -> None:
+        """Raises `InputError` if features of these settings would be refused, whatever their shape."""
+        differing = self._differing(settings)
+        if differing:
+            raise InputError(f"{argument}: not what the detector was fitted to: " + "; ".join(differing))
+
+    def _differing(self, settings: Mapping[str, Any]) -> list[str]:
+        return [
+            f"{key.replace('_', ' ')} is {settings[key]!r}, wanted {self.settings[key]!r}"
+            for key in _COMPARED_SETTINGS
+            if key in self.settings and key in settings and self.settings[key] != settings[key]
+        ]
 
 
 def schema_of(features: Any) -> FeatureSchema:
@@ -67,7 +85,10 @@ def schema_of(features: Any) -> FeatureSchema:
     if shape is None:
         shape = _values_of(features).shape
     if len(shape) not in (2, 3):
-        raise InputError(f"features: got shape {list(shape)}, wanted [n, d] or [n, contrast rows, layers]")
+        raise InputError(
+            f"features: got shape {list(shape)}, wanted [n, d] or [n, contrast rows, layers]."
+            " Reshape your data: one row per sample"
+        )
     settings = getattr(features, "settings", None) or {}
     return FeatureSchema(
         rows=int(shape[1]) if len(shape) == 3 else 1,
@@ -86,8 +107,19 @@ def norm_matrix(features: Any, argument: str = "features") -> NDArray[np.float64
         )
     flat = values.reshape(len(values), -1)
     if np.any(flat < 0):
-        raise InputError(f"{argument}: holds negative values, wanted squared norms")
+        # scikit-learn's checks look for these opening words.
+        raise InputError(
+            f"Negative values in data passed to {argument}: it holds negative values, wanted squared norms"
+        )
     return flat
+
+
+def column_matrix(features: Any, argument: str = "features") -> NDArray[np.float64]:
+    """Columns [n, d] float64 of any sign, of `SourceColumns`, `Features`, or an array [n, d] or [n, C, L]."""
+    values = _as_float64(_values_of(features))
+    if values.ndim not in (2, 3):
+        raise InputError(f"{argument}: got shape {list(values.shape)}, wanted columns [n, d]")
+    return values.reshape(len(values), -1)
 
 
 def logit_matrix(features: Any, argument: str = "features") -> NDArray[np.float64]:
@@ -97,7 +129,10 @@ def logit_matrix(features: Any, argument: str = "features") -> NDArray[np.float6
         raise InputError(f"{argument}: got features without logits, wanted logits [n, K]")
     values = _as_float64(logits)
     if values.ndim != 2 or values.shape[1] < 2:
-        raise InputError(f"{argument}: got logits of shape {list(values.shape)}, wanted [n, K] with K >= 2")
+        raise InputError(
+            f"{argument}: got logits of shape {list(values.shape)}, wanted [n, K] with K >= 2."
+            " Reshape your data: one row per sample"
+        )
     return values
 
 
@@ -131,3 +166,17 @@ def _as_float64(values: Any) -> NDArray[np.float64]:
         values = values.detach().cpu()
         values = values.double() if values.is_floating_point() else values
     return np.asarray(values, dtype=np.float64)
+
+
+def count(features: Any) -> int:
+    """n, the number of samples."""
+    return len(features) if hasattr(features, "__len__") else len(_values_of(features))
+
+
+def join(parts: Sequence[Any]) -> Any:
+    """Features of several batches or sets as one: by their own `concat`, else as arrays."""
+    if len(parts) == 1:
+        return parts[0]
+    if hasattr(type(parts[0]), "concat"):
+        return type(parts[0]).concat(list(parts))
+    return np.concatenate([np.asarray(part) for part in parts])

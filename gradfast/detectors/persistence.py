@@ -24,13 +24,14 @@ from gradfast.version import __version__
 
 __all__ = ["DetectorFileError", "load_state", "require_free", "save_state"]
 
-FORMAT = 1
+FORMAT = 2
 _METADATA, _CLASSIFIER = "detector.json", "classifier.skops"
 
 # Beyond the public types of scikit-learn, NumPy and SciPy, which skops trusts by itself: ours, and the plain
 # data holders inside scikit-learn's multilayer perceptron, trees and gradient boosting.
 _TRUSTED = (
     "gradfast.detectors.classifier.NormClassifier",
+    "gradfast.detectors.scaling.NormScaler",
     "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.tree._tree.Tree",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -96,9 +97,9 @@ def save_state(
 
 
 def load_state(
-    directory: Path, kind: str, trusted: Sequence[str]
+    directory: Path, kinds: Sequence[str], trusted: Sequence[str]
 ) -> tuple[dict[str, Any], FeatureSchema, Any]:
-    """Metadata, schema and classifier written by `save_state`; raises `DetectorFileError`."""
+    """Metadata, schema and classifier written by `save_state` for one of `kinds`; raises `DetectorFileError`."""
     try:
         metadata = json.loads((directory / _METADATA).read_text(encoding="utf-8"))
         payload = (directory / _CLASSIFIER).read_bytes()
@@ -113,8 +114,10 @@ def load_state(
         raise DetectorFileError(
             f"{directory / _METADATA}: got format {found}, this version reads format {FORMAT}"
         )
-    if metadata["kind"] != kind:
-        raise DetectorFileError(f"directory: {directory} holds a {metadata['kind']} detector, wanted {kind}")
+    if metadata["kind"] not in kinds:
+        raise DetectorFileError(
+            f"directory: {directory} holds a {metadata['kind']} detector, wanted {' or '.join(kinds)}"
+        )
     if hashlib.sha256(payload).hexdigest() != metadata["classifier_sha256"]:
         raise DetectorFileError(
             f"{directory / _CLASSIFIER}: damaged (its checksum is not that of {_METADATA})"

@@ -103,6 +103,14 @@ class Source(ABC):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    def columns_settings(self) -> dict[str, str]:
+        """`columns` (the name), `model_fingerprint` and `source_fingerprint`, which detectors compare."""
+        return {
+            "columns": self.name,
+            "model_fingerprint": self._model_fingerprint,
+            "source_fingerprint": self.fingerprint(),
+        }
+
     @cached_property
     def _model_fingerprint(self) -> str:
         return model_fingerprint(self.model)

@@ -24,7 +24,7 @@ class SourceColumns:
     Attributes:
         values: float32 [n, d].
         layers: the d names.
-        settings: `source`, `model_fingerprint` and `source_fingerprint`, which detectors compare.
+        settings: `columns` (the name of the source), `model_fingerprint` and `source_fingerprint`, which detectors compare.
         predictions: the model's classes, int64 [n].
         labels: int64 [n], -1 where unknown.
     """
@@ -98,11 +98,7 @@ def run_sources(
         source.name: SourceColumns(
             np.concatenate(parts[source.name]),
             tuple(source.names),
-            {
-                "source": source.name,
-                "model_fingerprint": source._model_fingerprint,
-                "source_fingerprint": source.fingerprint(),
-            },
+            source.columns_settings(),
             np.concatenate(predictions),
             np.concatenate(labels),
         )

@@ -1,0 +1,121 @@
+"""From a batch of inputs to the features that a detector takes: norms, the columns of a source, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gradfast.detectors.sources.base import Source
+from gradfast.detectors.sources.columns import SourceColumns
+from gradfast.detectors.sources.taps import Tap
+from gradfast.extractor import FeatureExtractor
+from gradfast.features import Features
+
+__all__ = ["LogitReader", "NormReader", "Reader", "SourceReader"]
+
+
+class Reader(Protocol):
+    """Reads a batch of inputs for a detector."""
+
+    needs_fit: bool
+    batch_size: int
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is read."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the features depend on, as detectors compare it."""
+
+    def read(self, x: Any) -> Any:
+        """Features of one batch."""
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Takes in-distribution training batches, if `needs_fit`."""
+
+
+class NormReader:
+    """Squared gradient norms, by a `FeatureExtractor`."""
+
+    needs_fit = False
+
+    def __init__(self, extractor: FeatureExtractor) -> None:
+        self.extractor = extractor
+        self.batch_size = extractor.batch_size
+
+    @property
+    def model(self) -> nn.Module:
+        return self.extractor.model
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        # Once: the fingerprint reads every weight.
+        return self.extractor.settings()
+
+    def read(self, x: Any) -> Features:
+        norms = self.extractor.norms(x)
+        values, logits = norms.values.float().cpu(), norms.logits.float().cpu()
+        classes = None if norms.classes is None else norms.classes.cpu()
+        return Features.from_arrays(
+            values, layers=norms.layers, logits=logits, classes=classes, settings=self.settings
+        )
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Nothing to fit."""
+
+
+class SourceReader:
+    """The columns of a source."""
+
+    def __init__(self, source: Source, batch_size: int = 64) -> None:
+        self.source = source
+        self.batch_size = batch_size
+        self.needs_fit = source.needs_fit
+
+    @property
+    def model(self) -> nn.Module:
+        return self.source.model
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.source.columns_settings()
+
+    def read(self, x: Any) -> SourceColumns:
+        return self.wrap(self.source.columns(_tensor(x)))
+
+    def wrap(self, columns: Tensor) -> SourceColumns:
+        """Columns of this source as detectors take them."""
+        return SourceColumns(columns.cpu().numpy(), tuple(self.source.names), self.settings)
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        self.source.fit(batches)
+
+
+class LogitReader:
+    """Logits alone, [B, K]."""
+
+    needs_fit = False
+    settings: dict[str, Any] = {}  # noqa: RUF012  # never changed
+
+    def __init__(self, tap: Tap, batch_size: int = 64) -> None:
+        self.tap = tap
+        self.batch_size = batch_size
+
+    @property
+    def model(self) -> nn.Module:
+        return self.tap.model
+
+    def read(self, x: Any) -> Any:
+        return self.tap(_tensor(x)).logits.detach().cpu()
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Nothing to fit."""
+
+
+def _tensor(x: Any) -> Tensor:
+    return torch.as_tensor(x) if not isinstance(x, Tensor) else x
