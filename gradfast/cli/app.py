@@ -18,6 +18,7 @@ from gradfast.cli.bench import bench
 from gradfast.cli.demo import demo
 from gradfast.cli.extract import extract
 from gradfast.cli.info import info
+from gradfast.cli.train import train
 
 __all__ = ["app", "main"]
 
@@ -83,6 +84,7 @@ app.command()(extract)
 app.add_typer(detect.app, name="detect")
 app.command()(info)
 app.command()(bench)
+app.command()(train)
 
 
 def main() -> None:

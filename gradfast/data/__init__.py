@@ -1,5 +1,6 @@
 """What features are extracted from: images on disk, arrays, data sets and loaders."""
 
+from .arrays import Pixels, read_pixels
 from .folder import ImageFolder
 from .images import ImageError, Preprocess, decode, jpeg_quality
 from .imageset import ImageSet
@@ -15,9 +16,11 @@ __all__ = [
     "ImageSet",
     "NpzImages",
     "PixelImages",
+    "Pixels",
     "Preprocess",
     "TorchvisionImages",
     "decode",
     "jpeg_quality",
     "open_images",
+    "read_pixels",
 ]

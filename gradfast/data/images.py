@@ -95,6 +95,16 @@ class Preprocess:
         Returns:
             float32 [channels, H, W].
         """
+        x = self.pixels(image).float() / 255
+        mean, std = self._per_channel("mean"), self._per_channel("std")
+        if mean is not None:
+            x -= torch.tensor(mean).view(-1, 1, 1)
+        if std is not None:
+            x /= torch.tensor(std).view(-1, 1, 1)
+        return x
+
+    def pixels(self, image: Image.Image | npt.NDArray[Any] | Tensor) -> Tensor:
+        """The image before it is scaled and normalised: uint8 [channels, H, W]."""
         picture = image if isinstance(image, Image.Image) else _from_pixels(image)
         picture = _convert(picture, "RGB" if self.channels == 3 else "L")
         size = self._height_width()
@@ -102,14 +112,8 @@ class Preprocess:
             picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
         if self.jpeg_quality is not None:
             picture = _through_jpeg(picture, self.jpeg_quality)
-        pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / np.float32(255))
-        x = pixels.permute(2, 0, 1).contiguous() if self.channels == 3 else pixels.unsqueeze(0)
-        mean, std = self._per_channel("mean"), self._per_channel("std")
-        if mean is not None:
-            x -= torch.tensor(mean).view(-1, 1, 1)
-        if std is not None:
-            x /= torch.tensor(std).view(-1, 1, 1)
-        return x
+        pixels = torch.from_numpy(np.array(picture))
+        return pixels.permute(2, 0, 1).contiguous() if self.channels == 3 else pixels.unsqueeze(0)
 
 
 def decode(encoded: bytes, where: str) -> Image.Image:

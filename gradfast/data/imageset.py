@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy.typing as npt
@@ -64,10 +65,17 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return n if self._limit is None else min(n, self._limit)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self._convert(i, self.preprocess)
+
+    def pixels(self, i: int) -> tuple[Tensor, int]:
+        """Image i before it is scaled and normalised, uint8 [C, H, W], and its label."""
+        return self._convert(i, self.preprocess.pixels)
+
+    def _convert(self, i: int, steps: Callable[[Any], Tensor]) -> tuple[Tensor, int]:
         if not 0 <= i < len(self):
             raise IndexError(i)
         image, label = self._read(i)
         try:
-            return self.preprocess(image), label
+            return steps(image), label
         except (InputError, OSError, ValueError) as error:
             raise ImageError(f"{self.where(i)}: {error}") from error

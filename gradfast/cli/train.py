@@ -1,0 +1,101 @@
+"""`gradfast train`."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Schedule(str, Enum):
+    """Learning rate schedules by name."""
+
+    one_cycle = "one-cycle"
+    cosine = "cosine"
+    step = "step"
+
+
+def train(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="cifar_resnet20 | 32 | 56, densenet_bc_40_12 | densenet_bc_100_12, torchvision:NAME, timm:NAME, or"
+            ' "module:function" that returns an untrained model.'
+        ),
+    ],
+    data: Annotated[str, typer.Argument(help="Images to train on, as for extract.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory; a run that was begun there goes on.")],
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Images to test on. Default: the test split of torchvision and .npz sets; else a tenth of DATA."
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    lr: Annotated[float, typer.Option(help="The largest learning rate of the schedule.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(help="On every parameter.")] = 5e-4,
+    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.one_cycle,
+    augment: Annotated[bool, typer.Option(help="Random crops and flips.")] = True,
+    crop: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the random crops; smaller trains faster. Default: the image's."),
+    ] = None,
+    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16; pays where the CPU has it.")] = False,
+    ema: Annotated[
+        float | None, typer.Option(help="Keep a moving average of the weights, of this decay per step.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first so many only.")] = None,
+    size: Annotated[str | None, typer.Option(help="Resize to 32 (square) or 32,48 (height, width).")] = None,
+    channels: Annotated[int, typer.Option(min=1, max=3, help="1 for grey, 3 for RGB.")] = 3,
+    mean: Annotated[str | None, typer.Option(help="Of pixels in [0, 1]. Default: ImageNet's.")] = None,
+    std: Annotated[str | None, typer.Option(help="Of pixels in [0, 1]. Default: ImageNet's.")] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(min=2, help="Of a named architecture. Default: those of DATA.")
+    ] = None,
+    progress: Annotated[bool, typer.Option(help="Show a bar per epoch.")] = True,
+) -> None:
+    """Train MODEL on DATA by a standard recipe: SGD, crops and flips. Started again, it goes on."""
+    from rich.console import Console
+
+    from gradfast.cli.parsing import integers, numbers
+    from gradfast.data import Preprocess
+    from gradfast.training.command import Job, run_job
+    from gradfast.training.recipe import Recipe
+
+    side = integers("--size", size)
+    preprocess = Preprocess(
+        size=side[0] if side is not None and len(side) == 1 else side,  # type: ignore[arg-type]
+        channels=channels,
+    )
+    grey = channels == 1
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        schedule=schedule.value,
+        augment=augment,
+        crop=crop,
+        bf16=bf16,
+        ema=ema,
+        seed=seed,
+        mean=_tuple(numbers("--mean", mean)) or ((0.449,) if grey else Recipe.mean),
+        std=_tuple(numbers("--std", std)) or ((0.226,) if grey else Recipe.std),
+    )
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
+    job = Job(model, data, out, recipe, preprocess, test, limit, test_limit, num_classes, threads)
+    run_job(job, progress=progress, say=say)
+
+
+def _tuple(value: tuple[float, ...] | float | None) -> tuple[float, ...] | None:
+    return value if value is None or isinstance(value, tuple) else (value,)
