@@ -30,7 +30,7 @@ TORCH_LIBRARY(gradfast, m) {
     // Fused steps of the backward plan.
     m.def(
         "gate_backward(Tensor g, Tensor? gate, bool multiply, Tensor[] xs, Tensor[] means, Tensor[] rstds, "
-        "Tensor[] factors, bool plain) -> (Tensor, Tensor, Tensor[])");
+        "Tensor[] factors, bool plain, Tensor? other=None) -> (Tensor, Tensor, Tensor[])");
     m.def(
         "conv3x3_backward(Tensor g, Tensor weight, Tensor? x=None, Tensor? mask=None, Tensor? scale=None, "
         "bool need_input_grad=True, bool need_sqnorm=True) -> (Tensor, Tensor)");

@@ -329,10 +329,12 @@ def gate_backward(
     rstds: Sequence[Tensor],
     factors: Sequence[Tensor] = (),
     plain: bool = True,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """One pass over the cotangents behind an activation: its gate, and all that the affine layers before it need.
 
-    With `v = g * gate`, or `v = g` where the gate is positive and 0 elsewhere, or `v = g` without a gate.
+    With `v = g * gate`, or `v = g` where the gate is positive and 0 elsewhere, or `v = g` without a gate; where there
+    is another cotangent, g + other stands for g.
 
     Args:
         g: cotangents [C, B, T, O]; not float16.
@@ -343,6 +345,7 @@ def gate_backward(
         rstds: their reciprocal standard deviations [O].
         factors: for each normalization, what scales the cotangent on its way to its input [O]; or empty.
         plain: whether v itself is wanted.
+        other: a second cotangent of the same positions [C, B, T, O], such as that of a residual branch.
 
     Returns:
         v [C, B, T, O], or an empty tensor; sums over T of v and of `v * (x - mean) * rstd` for each x, stacked
@@ -350,7 +353,7 @@ def gate_backward(
     """
     return cast(
         tuple[Tensor, Tensor, list[Tensor]],
-        _ops.gate_backward(g, gate, multiply, xs, means, rstds, factors, plain),
+        _ops.gate_backward(g, gate, multiply, xs, means, rstds, factors, plain, other),
     )
 
 
@@ -430,6 +433,7 @@ def _fake_gate_backward(
     rstds: Sequence[Tensor],
     factors: Sequence[Tensor],
     plain: bool,
+    other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     _same("g", g.dim(), 4, "dimensions")
     dense = torch.empty_like(g, memory_format=torch.contiguous_format)

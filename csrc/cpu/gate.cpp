@@ -34,12 +34,13 @@ void* address(const at::Tensor& t, int64_t element) {
     return static_cast<char*>(t.data_ptr()) + element * t.element_size();
 }
 
-// g [R, B, T, O], gate [B, T, O] or none, x [B, T, O] each, mean, rstd and factor [O] each. With v the gated
-// g: v itself if `plain` (else empty), sums over T of v and of v * (x - mean) * rstd for each x, [1 + n, R,
-// B, O], and v * factor for each factor.
+// g and other (or none) [R, B, T, O], gate [B, T, O] or none, x [B, T, O] each, mean, rstd and factor [O]
+// each. With v the gated g + other: v itself if `plain` (else empty), sums over T of v and of v * (x - mean)
+// * rstd for each x, [1 + n, R, B, O], and v * factor for each factor.
 std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>> gate_backward(
     const at::Tensor& g_in, const std::optional<at::Tensor>& gate_in, bool multiply, at::TensorList xs,
-    at::TensorList means, at::TensorList rstds, at::TensorList factors, bool plain) {
+    at::TensorList means, at::TensorList rstds, at::TensorList factors, bool plain,
+    const std::optional<at::Tensor>& other_in) {
     const char* op = "gate_backward";
     check_operand(op, "g", g_in, 4);
     TORCH_CHECK_VALUE(xs.size() <= kMaxAffine && means.size() == xs.size() && rstds.size() == xs.size() &&
@@ -49,7 +50,12 @@ std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>> gate_backward(
     const at::Tensor g = g_in.contiguous();
     const int64_t rows = g.size(0), batch = g.size(1), positions = g.size(2), channels = g.size(3);
     const auto accumulator = g.options().dtype(accumulate_dtype(g.scalar_type()));
-    at::Tensor gate;
+    at::Tensor gate, other;
+    if (other_in) {
+        check_same(op, "g", g, "other", *other_in);
+        check_shape(op, "other", *other_in, g.sizes());
+        other = other_in->contiguous();
+    }
     if (gate_in) {
         check_same(op, "g", g, "gate", *gate_in);
         check_shape(op, "gate", *gate_in, {batch, positions, channels});
@@ -93,6 +99,7 @@ std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>> gate_backward(
             job.positions = positions;
             job.channels = channels;
             job.g = address(g, at_row);
+            if (other.defined()) job.other = address(other, at_row);
             job.g_row = job.out_row = batch * sample;
             job.multiply = multiply;
             if (gate.defined()) job.gate = address(gate, b * sample);

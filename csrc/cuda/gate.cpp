@@ -20,14 +20,19 @@ namespace {
 // B, O], and v * factor for each factor.
 std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>> gate_backward(
     const at::Tensor& g_in, const std::optional<at::Tensor>& gate_in, bool multiply, at::TensorList xs,
-    at::TensorList means, at::TensorList rstds, at::TensorList factors, bool plain) {
+    at::TensorList means, at::TensorList rstds, at::TensorList factors, bool plain,
+    const std::optional<at::Tensor>& other) {
     const char* op = "gate_backward";
     check_operand(op, "g", g_in, 4);
     TORCH_CHECK_VALUE(xs.size() <= kMaxAffine && means.size() == xs.size() && rstds.size() == xs.size() &&
                           (factors.empty() || factors.size() == xs.size()),
                       op, ": got ", xs.size(), " xs, ", means.size(), " means, ", rstds.size(), " rstds and ",
                       factors.size(), " factors; wanted equally many, at most ", kMaxAffine);
-    const at::Tensor g = g_in.contiguous();
+    if (other) {
+        check_same(op, "g", g_in, "other", *other);
+        check_shape(op, "other", *other, g_in.sizes());
+    }
+    const at::Tensor g = (other ? g_in + *other : g_in).contiguous();
     const auto accumulator = g.options().dtype(accumulate_dtype(g.scalar_type()));
     std::vector<at::Tensor> kept;  // what the parameters point into
     bool vectorized = chunks_aligned(g);

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradfast.engine import fusion
 from gradfast.engine.carrier import Carrier, reduce_to
-from gradfast.engine.plan import Action, Plan, Taker
+from gradfast.engine.plan import Action, Plan, Taker, used_edges
 from gradfast.record import Graph, Node
 from gradfast.rules import rule_for
 from gradfast.rules.base import Grads
@@ -21,21 +21,30 @@ def sweep(graph: Graph, plan: Plan, cotangents: Tensor, take: Taker, *, norms: b
     ``take`` gets the node and output of each tensor used, and its use. ``norms`` says that squared norms are all that is asked
     of the uses, so that they may come with the work of carrying.
     """
-    carrier = Carrier(graph.root, graph.root_output, cotangents)
+    carrier = Carrier(graph.root, graph.root_output, cotangents, in_two=plan.fusions)
     for node in graph.nodes:
         actions = plan.actions.get(node.order)
-        grads = carrier.take(node) if actions else None
-        if actions is None or grads is None:
+        if actions is None:
+            continue
+        fused = plan.fusions.get(node.order)
+        second = carrier.take_second(node) if fused else None
+        grads = carrier.take(node)
+        if grads is None:
             continue
         g = grads[0]
-        fused = plan.fusions.get(node.order)
-        if fused and g is not None and fusion.run(fused, graph, plan, node, g, carrier, take):
-            continue
+        if fused and g is not None:
+            if fusion.run(fused, graph, plan, node, g, second, carrier, take, norms=norms):
+                continue
+            grads[0] = g = g if second is None else g + second
         rule = rule_for(node.name)
         needs = [a is Action.CARRY for a in actions]
-        used = [i for i, a in enumerate(actions) if a is Action.USE] if g is not None else []
+        used = used_edges(actions) if g is not None else []
         layout = plan.layouts.get(node.order)
-        joint = rule.joint(node, g, needs[0], used, layout, plan.batch) if norms and g is not None else None
+        pending = carrier.take_pending(node)
+        joint = None
+        if norms and g is not None:
+            joint = rule.joint(node, g, needs[0], used, layout, plan.batch, pending)
+        assert joint or pending is None, node.name
         known = joint[1] if joint else {}
         for i in used:
             assert g is not None

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from torch import Tensor
 
 from gradfast.record import Graph, Node
 from gradfast.rules import rule_for
-from gradfast.rules.base import Grads
+from gradfast.rules.base import Grads, Pending
 
 
 class Carrier:
-    """Starts with a cotangent [R, *shape] of one output of one node; rows come first everywhere."""
+    """Starts with a cotangent [R, *shape] of one output of one node; rows come first everywhere.
 
-    def __init__(self, node: Node, output: int, cotangent: Tensor) -> None:
+    ``in_two`` are the nodes, by order number, whose step adds two cotangents up as it reads them: they wait unsummed.
+    """
+
+    def __init__(
+        self, node: Node, output: int, cotangent: Tensor, in_two: Container[int] = frozenset()
+    ) -> None:
         self._waiting: dict[int, list[Tensor | None]] = {}
+        self._second: dict[int, Tensor] = {}  # by node, of its first output
+        self._pending: dict[int, Pending] = {}
+        self._in_two = in_two
         self.add(node, output, cotangent)
 
     def take(self, node: Node) -> list[Tensor | None] | None:
         """The cotangents of the node's outputs, which are then no longer held; None where none arrived."""
-        return self._waiting.pop(node.order, None)
+        found, second = self._waiting.pop(node.order, None), self._second.pop(node.order, None)
+        if found is not None and second is not None:
+            found[0] = second if found[0] is None else found[0] + second
+        return found
+
+    def take_second(self, node: Node) -> Tensor | None:
+        """What is to be added to the cotangent of the first output, which `take` then leaves out."""
+        return self._second.pop(node.order, None)
+
+    def take_pending(self, node: Node) -> Pending | None:
+        return self._pending.pop(node.order, None)
 
     def carry(self, node: Node, cotangents: Grads, needs: Sequence[bool]) -> None:
         """Hand the cotangents of a node's operands on to those that need them."""
@@ -28,12 +46,19 @@ class Carrier:
             if need and edge is not None and g is not None:
                 self.add(*edge, g)
 
-    def add(self, node: Node, output: int, g: Tensor) -> None:
-        """One more cotangent [R, *shape] for an output of a node."""
+    def add(self, node: Node, output: int, g: Tensor, pending: Pending | None = None) -> None:
+        """One more cotangent [R, *shape] for an output of a node; with ``pending`` the only one, to which that is yet to be done."""
         g = reduce_to(g, node.shapes[output]).to(node.dtypes[output])
         waiting = self._waiting.setdefault(node.order, [None] * len(node.shapes))
         before = waiting[output]
-        waiting[output] = g if before is None else before + g
+        if pending is not None:
+            self._pending[node.order] = pending
+        if before is None:
+            waiting[output] = g
+        elif output == 0 and node.order in self._in_two and node.order not in self._second:
+            self._second[node.order] = g
+        else:
+            waiting[output] = before + g
 
 
 def reduce_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -60,7 +60,9 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
             needs = [a is Action.CARRY for a in actions]
             if any(needs):
                 carrier.carry(node, rule_for(node.name).carry(node, grads, needs), needs)
-    plan.fusions = fusion.find(graph, plan.actions)
+    consumers = fusion.consumers(graph, plan.actions)
+    plan.sole = {order for order, count in consumers.items() if count == 1}
+    plan.fusions = fusion.find(graph, plan.actions, plan.sole)
     return plan
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -18,6 +18,11 @@ class Action(Enum):
     CARRY = "carry"  # hand the cotangent on
     USE = "use"  # a parameter (or a tensor made of parameters) enters here, in closed form
     DENSE = "dense"  # it enters in a way in which the samples of a batch cannot be told apart
+
+
+def used_edges(actions: Sequence[Action]) -> list[int]:
+    """The operands through which a parameter enters in closed form."""
+    return [i for i, action in enumerate(actions) if action is Action.USE]
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Plan:
 
     ``uses`` counts, for each wanted parameter, the operands through which it enters; ``unserved`` names those that enter
     somewhere by Action.DENSE in a batch of more than one. ``decided`` is False where some cotangent vanished while the layouts
-    were looked for, so that the next batch has to look again.
+    were looked for, so that the next batch has to look again. ``sole`` are the nodes whose cotangent comes from one consumer.
     """
 
     batch: int
@@ -58,4 +63,5 @@ class Plan:
     unserved: set[str] = field(default_factory=set)
     decided: bool = True
     fusions: dict[int, Fusion] = field(default_factory=dict)
+    sole: set[int] = field(default_factory=set)
     cost: Cost = Cost()

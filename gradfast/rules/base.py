@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from gradfast.record.layout import Layout
 
 Grads = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is yet to be done to a waiting cotangent [R, B, O, *]: v = g * scale [O], 0 where ``mask`` [B, O, *] is not positive."""
+
+    scale: Tensor
+    mask: Tensor | None = None
 
 
 class Rule:
@@ -57,12 +66,18 @@ class Rule:
         used: Collection[int],
         layout: Layout | None,
         batch: int,
+        pending: Pending | None = None,
     ) -> tuple[Grads, dict[int, Use]] | None:
         """The work of ``carry`` and of some uses in one step, for squared norms; None where there is no such step.
 
-        ``used`` are the operands whose uses are wanted; those that the step did not take are left to ``use``.
+        ``used`` are the operands whose uses are wanted; those that the step did not take are left to ``use``. ``pending`` is to
+        be done to g first, where the rule has said that it `takes_pending`.
         """
         return None
+
+    def takes_pending(self, node: Node, g: Tensor, used: Collection[int], batch: int) -> bool:
+        """Whether `joint` is sure to take this cotangent of the first output with something pending, and to need it nowhere else."""
+        return False
 
     def operand(self, node: Node, edge: int) -> tuple[Node, int]:
         """The tensor that ``use`` is a use of: the operand, as its node and output number."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradfast import ops
-from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.base import Grads, Pending, Rule, register
 from gradfast.rules.elementwise import operand_shape
 from gradfast.rules.reshape import single
 from gradfast.rules.uses import BiasUse, ConvUse, Use
@@ -52,6 +52,7 @@ class Convolution(Rule):
         used: Collection[int],
         layout: Layout | None,
         batch: int,
+        pending: Pending | None = None,
     ) -> tuple[Grads, dict[int, Use]] | None:
         """Winograd's backward of a 3x3 convolution: both gradients from one transform of the cotangent."""
         if not needs_input or not self._is_plain_3x3(node):
@@ -59,14 +60,32 @@ class Convolution(Rule):
         weight = node.tensor("weight")
         if not ops.has_conv3x3_backward(g, weight):
             return None
-        norms = 1 in used and node.shape[0] == batch and ops.has_conv3x3_backward(g, weight, sqnorm=True)
-        x = node.tensor("input") if norms else None
-        carried, sqnorm = ops.conv3x3_backward(g, weight, x, need_input_grad=True, need_sqnorm=norms)
+        norms = self._has_joint_norms(node, g, used, batch)
+        carried, sqnorm = ops.conv3x3_backward(
+            g,
+            weight,
+            node.tensor("input") if norms else None,
+            mask=pending.mask if pending else None,
+            scale=pending.scale if pending else None,
+            need_input_grad=True,
+            need_sqnorm=norms,
+        )
         if not norms or layout is None:
             return [carried], {}
         use = self.use(node, g, 1, layout, batch)
         assert isinstance(use, ConvUse)
         return [carried], {1: replace(use, known_sqnorm=sqnorm)}
+
+    def takes_pending(self, node: Node, g: Tensor, used: Collection[int], batch: int) -> bool:
+        if not self._is_plain_3x3(node) or not ops.has_conv3x3_backward(g, node.tensor("weight")):
+            return False
+        return not used or (set(used) == {1} and self._has_joint_norms(node, g, used, batch))
+
+    def _has_joint_norms(self, node: Node, g: Tensor, used: Collection[int], batch: int) -> bool:
+        one_to_a_sample = node.shape[0] == batch
+        return (
+            1 in used and one_to_a_sample and ops.has_conv3x3_backward(g, node.tensor("weight"), sqnorm=True)
+        )
 
     def _is_plain_3x3(self, node: Node) -> bool:
         return (

@@ -39,13 +39,13 @@ TEST(gate_backward) {
     const int64_t R = 3, B = 2, T = 29, O = 37;
     for (const auto dtype : {at::kDouble, at::kFloat})
         for (const bool multiply : {false, true}) {
-            const auto g = random({R, B, T, O}, dtype), gate = random({B, T, O}, dtype),
-                       x = random({B, T, O}, dtype);
+            const auto g = random({R, B, T, O}, dtype), other = random({R, B, T, O}, dtype),
+                       gate = random({B, T, O}, dtype), x = random({B, T, O}, dtype);
             const auto mean = random({O}, dtype), rstd = random({O}, dtype), factor = random({O}, dtype);
             const auto result = call_all("gate_backward", g, gate, multiply, std::vector<at::Tensor>{x},
                                          std::vector<at::Tensor>{mean}, std::vector<at::Tensor>{rstd},
-                                         std::vector<at::Tensor>{factor}, true);
-            const auto v = exact(g) * (multiply ? exact(gate) : exact(gate.gt(0)));
+                                         std::vector<at::Tensor>{factor}, true, other);
+            const auto v = (exact(g) + exact(other)) * (multiply ? exact(gate) : exact(gate.gt(0)));
             const auto xhat = (exact(x) - exact(mean)) * exact(rstd);
             EXPECT_CLOSE(error(result[0].toTensor(), v, dtype), 0, tolerance(dtype));
             EXPECT_CLOSE(error(result[1].toTensor(), at::stack({v.sum(2), (v * xhat).sum(2)}), dtype), 0,

@@ -93,8 +93,32 @@ def test_the_same_bits_for_any_number_of_threads() -> None:
     assert all(torch.equal(r, results[0]) for r in results)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("norms", [0, 1, 2])
+@pytest.mark.parametrize("kind", ["factor", "open", "none"])
+def test_a_second_cotangent_is_added(kind: str, norms: int, dtype: torch.dtype) -> None:
+    shape = (3, 2, 29, 37)
+    g, gate, (xs, means, rstds, factors) = operands(shape, dtype, norms)
+    other = torch.randn(2, 3, 29, 37).transpose(0, 1).to(dtype)  # of any strides
+    v = g.double() + other.double()
+    if kind != "none":
+        v = v * (gate.double() if kind == "factor" else gate.double() > 0)
+    plain, sums, scaled = ops.gate_backward(
+        g, None if kind == "none" else gate, kind == "factor", xs, means, rstds, factors, True, other
+    )
+    assert_near(plain, v, dtype)
+    assert_near(sums[0], v.sum(2), dtype)
+    for k in range(norms):
+        assert_near(scaled[k], v * factors[k], dtype)
+    with pytest.raises(ValueError, match=r"other has shape \[3, 2, 29, 36\]; wanted \[3, 2, 29, 37\]"):
+        ops.gate_backward(g, gate, True, xs, means, rstds, factors, True, other[..., 1:])
+
+
 def test_opcheck() -> None:
     g, gate, (xs, means, rstds, factors) = operands((2, 3, 5, 8), torch.float32)
+    torch.library.opcheck(
+        torch.ops.gradfast.gate_backward.default, (g, gate, True, xs, means, rstds, factors, True, g.clone())
+    )
     for plain in (True, False):
         torch.library.opcheck(
             torch.ops.gradfast.gate_backward.default, (g, gate, True, xs, means, rstds, factors, plain)

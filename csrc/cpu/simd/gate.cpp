@@ -60,11 +60,13 @@ void prepare(const Gate& job, std::int64_t first, std::int64_t n, A* factor, A* 
     }
 }
 
-template <class T, class A, bool gated, int affine>
+template <class T, class A, bool gated, bool two, int affine>
 void one_row(const Gate& job, std::int64_t row, std::int64_t first, std::int64_t n, const A* gate,
              A* const* xhat) {
     const std::int64_t channels = job.channels, from = row * job.out_row + first * channels;
-    const T* g = static_cast<const T*>(job.g) + row * job.g_row + first * channels;
+    const std::int64_t from_g = row * job.g_row + first * channels;
+    const T* g = static_cast<const T*>(job.g) + from_g;
+    const T* other = two ? static_cast<const T*>(job.other) + from_g : nullptr;
     T* out = job.out ? static_cast<T*>(job.out) + from : nullptr;
     A* bias = static_cast<A*>(job.bias) + row * job.sum_row;
     A* sum[kMaxAffine] = {};
@@ -84,6 +86,7 @@ void one_row(const Gate& job, std::int64_t row, std::int64_t first, std::int64_t
 #pragma omp simd
             for (std::int64_t i = 0; i < width; ++i) {
                 A v = load(g + at + i);
+                if (two) v += load(other + at + i);
                 // A closed gate stops NaN, as autograd's does.
                 if (gated) v = gate[at + i] == A(0) ? A(0) : v * gate[at + i];
                 value[i] = v;
@@ -109,12 +112,12 @@ void one_row(const Gate& job, std::int64_t row, std::int64_t first, std::int64_t
     }
 }
 
-template <class T, class A, bool gated>
+template <class T, class A, bool gated, bool two>
 void all_rows(const Gate& job, std::int64_t first, std::int64_t n, const A* gate, A* const* xhat) {
     for (std::int64_t row = 0; row < job.rows; ++row) {
-        if (job.affine == 0) one_row<T, A, gated, 0>(job, row, first, n, gate, xhat);
-        if (job.affine == 1) one_row<T, A, gated, 1>(job, row, first, n, gate, xhat);
-        if (job.affine == 2) one_row<T, A, gated, 2>(job, row, first, n, gate, xhat);
+        if (job.affine == 0) one_row<T, A, gated, two, 0>(job, row, first, n, gate, xhat);
+        if (job.affine == 1) one_row<T, A, gated, two, 1>(job, row, first, n, gate, xhat);
+        if (job.affine == 2) one_row<T, A, gated, two, 2>(job, row, first, n, gate, xhat);
     }
 }
 
@@ -126,11 +129,10 @@ void run(const Gate& job) {
     for (std::int64_t first = 0; first < job.positions; first += tile) {
         const std::int64_t n = job.positions - first < tile ? job.positions - first : tile;
         prepare<T, A>(job, first, n, gate, xhat);
-        if (job.gate) {
-            all_rows<T, A, true>(job, first, n, gate, xhat);
-        } else {
-            all_rows<T, A, false>(job, first, n, gate, xhat);
-        }
+        if (job.gate && job.other) all_rows<T, A, true, true>(job, first, n, gate, xhat);
+        if (job.gate && !job.other) all_rows<T, A, true, false>(job, first, n, gate, xhat);
+        if (!job.gate && job.other) all_rows<T, A, false, true>(job, first, n, gate, xhat);
+        if (!job.gate && !job.other) all_rows<T, A, false, false>(job, first, n, gate, xhat);
     }
 }
 

@@ -10,11 +10,12 @@ namespace gradfast::cpu {
 
 constexpr int kMaxAffine = 2;
 
-// Memory is [positions][channels] throughout; row r of g, out and the sums starts r times the row's stride
-// further.
+// Memory is [positions][channels] throughout; row r of g, other, out and the sums starts r times the row's
+// stride further.
 struct Gate {
     Storage storage;  // f32, f64 or bf16
     const void* g;
+    const void* other;  // added to g, with the same strides; null: nothing is
     std::int64_t g_row;
     std::int64_t rows, positions, channels;
     const void* gate;  // null: no gate
