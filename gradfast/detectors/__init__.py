@@ -6,9 +6,12 @@ from gradfast.detectors.classifier import NormClassifier
 from gradfast.detectors.errors import NotFittedError
 from gradfast.detectors.explaining import ScoreExplanation
 from gradfast.detectors.metrics import DetectionMetrics, evaluate
+from gradfast.detectors.one_class import OneClassNorms
 from gradfast.detectors.persistence import DetectorFileError
 from gradfast.detectors.purview import Purview
 from gradfast.detectors.sources import SOURCES, Source, SourceColumns, make_source, run_sources
+from gradfast.detectors.stream import StreamScorer
+from gradfast.detectors.synthetic import synthetic_outliers
 from gradfast.detectors.weighted import SourceClassifier
 
 __all__ = [
@@ -19,14 +22,17 @@ __all__ = [
     "MaximumSoftmax",
     "NormClassifier",
     "NotFittedError",
+    "OneClassNorms",
     "Purview",
     "ScoreExplanation",
     "Source",
     "SourceClassifier",
     "SourceColumns",
     "SourceScore",
+    "StreamScorer",
     "SummedNorms",
     "evaluate",
     "make_source",
     "run_sources",
+    "synthetic_outliers",
 ]

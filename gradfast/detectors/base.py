@@ -15,6 +15,7 @@ from gradfast.detectors.binding import Bindable
 from gradfast.detectors.calibration import Calibrator
 from gradfast.detectors.errors import NotFittedError
 from gradfast.detectors.inputs import FeatureSchema, schema_of, usable_rows
+from gradfast.detectors.interop import register_with_pytorch_ood
 from gradfast.detectors.metrics import threshold_at_tpr
 from gradfast.detectors.saving import Saved
 from gradfast.detectors.sets import as_sets, is_plain, validated
@@ -143,7 +144,7 @@ class Detector(Bindable, Saved, ClassifierMixin, BaseEstimator, ABC):  # type: i
         """Score minus threshold, [n]: above 0 where `predict` says out."""
         return self._scores(features) - self._threshold()
 
-    @available_if(_has_probabilities)
+    @available_if(_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, features: Any) -> NDArray[np.float64]:
         """Calibrated probabilities of in and out, [n, 2]; NaN where the score is.
 
@@ -209,6 +210,9 @@ class Detector(Bindable, Saved, ClassifierMixin, BaseEstimator, ABC):  # type: i
         tags.classifier_tags.multi_class = False
         tags.classifier_tags.poor_score = not self.learns
         return tags
+
+
+register_with_pytorch_ood(Detector)
 
 
 def usable(matrix: NDArray[np.float64], argument: str, least: int) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ __all__ = [
     "join",
     "logit_matrix",
     "norm_matrix",
+    "predictions_of",
     "schema_of",
     "usable_rows",
 ]
@@ -166,6 +167,15 @@ def _as_float64(values: Any) -> NDArray[np.float64]:
         values = values.detach().cpu()
         values = values.double() if values.is_floating_point() else values
     return np.asarray(values, dtype=np.float64)
+
+
+def predictions_of(features: Any) -> NDArray[np.int64] | None:
+    """The model's classes [n], from `predictions` or the largest of `logits`; None where features have neither."""
+    predictions = getattr(features, "predictions", None)
+    if predictions is not None:
+        return np.asarray(predictions, dtype=np.int64)
+    logits = None if _is_array(features) else getattr(features, "logits", None)
+    return None if logits is None else np.nan_to_num(_as_float64(logits)).argmax(axis=1)
 
 
 def count(features: Any) -> int:

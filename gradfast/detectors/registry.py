@@ -8,6 +8,7 @@ from functools import partial
 
 from gradfast.detectors.base import Detector
 from gradfast.detectors.baselines import SourceScore, SummedNorms
+from gradfast.detectors.one_class import OneClassNorms
 from gradfast.detectors.purview import Purview
 from gradfast.detectors.weighted import SourceClassifier
 from gradfast.errors import InputError
@@ -65,6 +66,12 @@ _ALL = (
     _norms("purview_mlp", "Purview, MLP", partial(Purview, "mlp"), _PURVIEW),
     _norms("purview_boosting", "Purview, gradient boosting", partial(Purview, "boosting"), _PURVIEW),
     _norms("summed_norms", "Summed norms", SummedNorms, _PURVIEW),
+    _norms("norm_mahalanobis", "Mahalanobis of log norms", OneClassNorms, "one-class H on the norms of the Purview paper;"
+           " shrinkage: O. Ledoit, M. Wolf, A well-conditioned estimator for large-dimensional covariance matrices, 2004"),
+    _norms("norm_mixture", "Gaussian mixture of log norms", partial(OneClassNorms, "mixture"),
+           "one-class H on the norms of the Purview paper"),
+    _norms("norm_forest", "Isolation forest of log norms", partial(OneClassNorms, "forest"), "one-class H on the norms of"
+           " the Purview paper; F. T. Liu, K. M. Ting, Z.-H. Zhou, Isolation Forest, ICDM 2008"),
     _score("max_softmax", "Maximum softmax", "D. Hendrycks, K. Gimpel, A Baseline for Detecting Misclassified and"
            " Out-of-Distribution Examples in Neural Networks, ICLR 2017"),
     _score("odin", "ODIN", "S. Liang, Y. Li, R. Srikant, Enhancing the Reliability of Out-of-distribution Image"

@@ -46,6 +46,7 @@ class Source(ABC):
         stages: Iterable[str] | None = None,
         tap: Tap | None = None,
     ) -> None:
+        self._fingerprint: str | None = None
         self.tap = tap or Tap(model, head=head, stages=None if stages is None else tuple(stages))
 
     @property
@@ -96,6 +97,11 @@ class Source(ABC):
 
     def fingerprint(self) -> str:
         """Hex SHA-256 of the model, the settings and what was fitted: equal ones give equal columns."""
+        if self._fingerprint is None:
+            self._fingerprint = self._digest()
+        return self._fingerprint
+
+    def _digest(self) -> str:
         facts = [self.name, self._model_fingerprint, self.settings()]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for key, tensor in sorted(self.state().items()):
@@ -154,6 +160,7 @@ def fit_together(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tens
     tap = fitted[0].tap
     for source in fitted:
         source.begin()
+        source._fingerprint = None
     seen = 0
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:

@@ -71,6 +71,9 @@ class Tap:
         head: name of the last linear layer; None: the last `nn.Linear` that runs.
         stages: names of modules; None: `default_stages`.
 
+    Attributes:
+        asked: head and stages as they were given: taps of one model that agree in them can stand for each other.
+
     Raises:
         InputError: a name that the model does not have.
     """
@@ -90,6 +93,7 @@ class Tap:
                 raise InputError(
                     f"stages: the model has no module {name!r}; {nearest(name, list(self._modules))}"
                 )
+        self.asked = (head, None if stages is None else tuple(stages))
         self._head = head
         self._stages = None if stages is None else tuple(stages)
 
