@@ -1,0 +1,132 @@
+"""Detection of corrupted images, level by level, and whether a score grows with the level.
+
+Samples in are the clean images; clean and corrupted ones have been through the same compression, once more than the
+file's, so that no detector tells them apart by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from gradfast.corruptions import CORRUPTIONS, corrupt
+from gradfast.errors import InputError
+from gradfast.studies.images import Images, compressed
+from gradfast.studies.methods import MethodEntry
+from gradfast.studies.ood import group_of, norm_profile, record
+from gradfast.studies.paper import paper_figure
+from gradfast.studies.protocols import Pairing, fitted_scorer, run_method, tested_scores
+from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, SAME_SET, Result
+from gradfast.studies.statistics import estimate, spearman
+from gradfast.studies.workbench import Subject
+
+__all__ = ["fill_corruption"]
+
+_PAPER_KINDS = {
+    "noise": "Noise", "lens_blur": "LensBlur", "gaussian_blur": "GaussianBlur", "dirty_lens": "DirtyLens",
+    "exposure": "Exposure", "snow": "Snow", "haze": "Haze", "decolor": "Decolor",
+}  # fmt: skip
+
+
+def fill_corruption(subject: Subject) -> None:
+    """All rows of one model."""
+    bench, entry = subject.bench, subject.entry
+    stored = subject.images(subject.inside)
+    quality = subject.recipe.jpeg
+    clean = replace(stored, pixels=compressed(stored.pixels, quality)) if quality else stored
+    within = group_of(clean, subject.columns(clean))
+    kinds: dict[str, list[Pairing]] = {}
+    for kind in bench.study.corruptions:
+        kinds[kind] = []
+        for level in bench.study.levels:
+            images = _corrupted(subject, stored, kind, level, quality)
+            kinds[kind].append(Pairing(images.name, within, group_of(images, subject.columns(images))))
+        about = CORRUPTIONS[kind]
+        bench.found.facts.append(
+            (kind, f"{about.parameter}: {', '.join(f'{v:g}' for v in about.levels)}; {about.source}")
+        )
+    strongest = [Pairing(kind, pairings[-1].inside, pairings[-1].outside) for kind, pairings in kinds.items()]
+    bench.found.norms.append((entry.name, norm_profile(clean.name, within.columns, strongest)))
+    controls = []
+    if quality is not None:
+        plain = replace(stored, name="not corrupted, one JPEG pass fewer")
+        controls.append(Pairing(plain.name, within, group_of(plain, subject.columns(plain))))
+        kind, level = bench.study.corruptions[-1], bench.study.levels[0]
+        raw = _corrupted(subject, stored, kind, level, None)
+        raw = replace(raw, name=f"{kind} {level}, not compressed")
+        controls.append(Pairing(raw.name, within, group_of(raw, subject.columns(raw))))
+    for method in subject.methods:
+        bench.settings.say(f"{entry.name}: fitting and testing {method.title}")
+        for kind, pairings in kinds.items():
+            others = [pairing for other, found in kinds.items() if other != kind for pairing in found]
+            if not method.learns:
+                _levels(subject, method, kind, pairings, pairings, NO_OUTLIERS)
+                continue
+            for pairing, level in zip(pairings, bench.study.levels, strict=True):
+                _cells(subject, method, kind, [pairing], [level], [pairing], SAME_SET)
+            _levels(subject, method, kind, pairings, pairings, SAME_KIND)
+            if others:
+                _levels(subject, method, kind, pairings, others, LEFT_OUT)
+        for control in controls:
+            _cells(subject, method, control.name, [control], [0], [control], CONTROL)
+
+
+def _corrupted(subject: Subject, stored: Images, kind: str, level: int, quality: int | None) -> Images:
+    pixels = corrupt(
+        torch.from_numpy(stored.pixels), kind, level, seed=subject.bench.settings.seed,
+        index=torch.from_numpy(stored.index),
+    ).numpy()  # fmt: skip
+    return replace(stored, name=f"{kind} {level}", pixels=compressed(pixels, quality))
+
+
+def _levels(
+    subject: Subject,
+    method: MethodEntry,
+    kind: str,
+    tested: Sequence[Pairing],
+    learned: Sequence[Pairing],
+    protocol: str,
+) -> None:
+    """One fit tested at every level, and its score's rank correlation with the level."""
+    levels = subject.bench.study.levels
+    if not _cells(subject, method, kind, tested, levels, learned, protocol) or len(levels) < 2:
+        return
+    found = []
+    for seed in subject.bench.seeds:
+        scorer, _, _ = fitted_scorer(method, learned, seed)
+        scores = [tested_scores(method, scorer, pairing.outside, seed) for pairing in tested]
+        joined, numbers = np.concatenate(scores), np.repeat(levels, [len(s) for s in scores])
+        found.append(spearman(joined[~np.isnan(joined)], numbers[~np.isnan(joined)]))
+    subject.bench.found.results.append(
+        Result(subject.entry.name, subject.entry.inside, kind, 0, protocol, method.name,
+               {"spearman": estimate(found)}, (0, 0, 0, 0))
+    )  # fmt: skip
+
+
+def _cells(
+    subject: Subject,
+    method: MethodEntry,
+    kind: str,
+    tested: Sequence[Pairing],
+    levels: Sequence[int],
+    learned: Sequence[Pairing],
+    protocol: str,
+) -> bool:
+    bench, entry = subject.bench, subject.entry
+    try:
+        found = run_method(method, tested, learned, protocol, bench.seeds)
+    except InputError as error:
+        bench.blank(entry, kind, method.name, error)
+        return False
+    inside = "CURE-TSR" if entry.inside == "cure-tsr" else f"{bench.study.sets[entry.inside].paper}-C"
+    for one, level in zip(found, levels, strict=True):
+        figure = paper_figure(
+            "corruption", inside=inside, outside=_PAPER_KINDS.get(kind, ""), level=level, method=method.paper,
+            metric="auroc",
+        )  # fmt: skip
+        paper = {} if figure is None or protocol == CONTROL else {"auroc": figure}
+        record(subject, method, one, protocol, paper=paper, outside=kind, level=level)
+    return True

@@ -1,0 +1,187 @@
+"""What a study is: models x sets x methods, declared as data.
+
+The built-in studies are in `gradfast.studies.builtin`; `read_declaration` takes the same from a TOML file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from gradfast.errors import InputError, describe
+from gradfast.studies.catalogue import SETS, SetEntry
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["KINDS", "ModelEntry", "Profile", "Study", "read_declaration"]
+
+KINDS = ("ood", "adversarial", "corruption", "ablation")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A classifier, and the images that it knows.
+
+    Attributes:
+        name: what tables and options call it.
+        spec: as `gradfast.models.load_model` takes it.
+        inside: name of the set that it was trained for, in images that it was not trained on.
+        weights: a file, or its name under a data root; None for a Python entry that loads its own.
+        fit: name of the set of training images, for methods that take statistics of them; None leaves such methods out.
+        size: side of its square input, in pixels.
+        channels: 3 or 1.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, what the difference is divided by.
+        where: how to get the weights.
+        paper: what the tutorial calls the network in its tables.
+    """
+
+    name: str
+    spec: str
+    inside: str
+    weights: str | None = None
+    fit: str | None = None
+    size: int = 32
+    channels: int = 3
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    where: str = ""
+    paper: str = ""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large a run is.
+
+    Attributes:
+        images: per set, at most; for a study of attacks or corruptions, images that are attacked or corrupted.
+        fit_images: training images for methods that take statistics of them.
+        splits: random halves, each of them a fit and a test.
+        set_images: other limits, by set.
+        model_images: other limits, by model.
+        models: the models that are run; None: all.
+    """
+
+    images: int
+    fit_images: int = 2000
+    splits: int = 5
+    set_images: Mapping[str, int] = field(default_factory=dict)
+    model_images: Mapping[str, int] = field(default_factory=dict)
+    models: tuple[str, ...] | None = None
+
+    def limit(self, model: str, name: str) -> int:
+        """Images of a set for a model."""
+        return min(
+            self.images, self.set_images.get(name, self.images), self.model_images.get(model, self.images)
+        )
+
+
+@dataclass(frozen=True)
+class Study:
+    """A declared table.
+
+    Attributes:
+        kind: one of `KINDS`, which says what the rows are.
+        name: of the files that it writes.
+        title: of its report.
+        models: one block of rows each.
+        outside: by in-distribution set, the names of the outlier sets ("ood" and "ablation").
+        attacks: names from `gradfast.attacks.ATTACKS` ("adversarial").
+        corruptions: names from `gradfast.corruptions.CORRUPTIONS` ("corruption").
+        levels: of the corruptions, 1 to 5.
+        methods: names from `gradfast.studies.methods.METHODS`.
+        sets: by name.
+        profiles: by name; "quick" and "full".
+    """
+
+    kind: str
+    name: str
+    title: str
+    models: tuple[ModelEntry, ...]
+    methods: tuple[str, ...]
+    outside: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    attacks: tuple[str, ...] = ()
+    corruptions: tuple[str, ...] = ()
+    levels: tuple[int, ...] = (1, 2, 3, 4, 5)
+    sets: Mapping[str, SetEntry] = field(default_factory=lambda: dict(SETS))
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"kind: got {describe(self.kind)}; wanted one of {', '.join(KINDS)}")
+        if not self.models:
+            raise InputError("models: got none; wanted at least one")
+        named = [*(m.inside for m in self.models), *(m.fit for m in self.models if m.fit)]
+        named += [name for names in self.outside.values() for name in names]
+        for name in named:
+            if name not in self.sets:
+                raise InputError(f"sets: there is no set {name!r}; declared are {', '.join(self.sets)}")
+
+
+def read_declaration(path: Path) -> Study:
+    """A study from a TOML file; see docs/studies.md for one.
+
+    Raises:
+        InputError: not TOML, a missing or unknown key, or a value of another type.
+    """
+    try:
+        text = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"declaration: {path} cannot be read as TOML: {error}") from error
+    from gradfast.studies.builtin import BUILTIN
+
+    kind = text.get("kind", "ood")
+    if kind not in BUILTIN:
+        raise InputError(f"{path}: kind: got {describe(kind)}; wanted one of {', '.join(KINDS)}")
+    base = BUILTIN[kind]
+    known = {"kind", "title", "models", "sets", "outside", "methods", "attacks", "corruptions", "levels"}
+    unknown = sorted(set(text) - known)
+    if unknown:
+        raise InputError(f"{path}: unknown key {unknown[0]!r}; wanted some of {', '.join(sorted(known))}")
+    models = tuple(_made(ModelEntry, table, f"{path}: models") for table in _tables(text, "models", path))
+    own = [_made(SetEntry, table, f"{path}: sets") for table in _tables(text, "sets", path)]
+    outside = tuple(text.get("outside", ()))
+    return Study(
+        kind=kind,
+        name=path.stem,
+        title=str(text.get("title", base.title)),
+        models=models,
+        methods=tuple(text.get("methods", base.methods)),
+        outside={model.inside: outside or base.outside.get(model.inside, ()) for model in models},
+        attacks=tuple(text.get("attacks", base.attacks)),
+        corruptions=tuple(text.get("corruptions", base.corruptions)),
+        levels=tuple(text.get("levels", base.levels)),
+        sets={**SETS, **{entry.name: entry for entry in own}},
+        profiles={name: _without_models(profile) for name, profile in base.profiles.items()},
+    )
+
+
+def _tables(text: Mapping[str, Any], key: str, path: Path) -> list[Mapping[str, Any]]:
+    tables = text.get(key, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"{path}: {key}: got {describe(tables)}; wanted tables, [[{key}]]")
+    return tables
+
+
+def _made(kind: type[T], table: Mapping[str, Any], where: str) -> T:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; wanted some of {', '.join(sorted(known))}")
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _without_models(profile: Profile) -> Profile:
+    return Profile(profile.images, profile.fit_images, profile.splits)
