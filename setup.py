@@ -30,6 +30,7 @@ setup(
         "safetensors>=0.4",
         "scikit-learn>=1.6",
         "skops>=0.10",
+        "tomli>=2; python_version < '3.11'",
         "typer>=0.12",
     ],
 )

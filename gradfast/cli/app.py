@@ -18,6 +18,7 @@ from gradfast.cli.bench import bench
 from gradfast.cli.demo import demo
 from gradfast.cli.extract import extract
 from gradfast.cli.info import info
+from gradfast.cli.study import study
 from gradfast.cli.train import train
 
 __all__ = ["app", "main"]
@@ -82,6 +83,7 @@ def root(
 app.command()(demo)
 app.command()(extract)
 app.add_typer(detect.app, name="detect")
+app.command()(study)
 app.command()(info)
 app.command()(bench)
 app.command()(train)

@@ -26,7 +26,7 @@ from gradfast.version import __version__
 if TYPE_CHECKING:
     from jinja2 import Template
 
-__all__ = ["FigureBlock", "Gallery", "Page", "Strip", "image_strip", "write_page"]
+__all__ = ["FigureBlock", "Gallery", "Page", "Strip", "image_strip", "write_page", "write_text"]
 
 
 _PROTOCOL_NAMES = {
@@ -97,9 +97,13 @@ def image_strip(name: str, role: str, images: NDArray[np.uint8], scale: int = 6)
 
 def write_page(page: Page, path: str | os.PathLike[str]) -> Path:
     """Renders the page and writes it whole or not at all."""
+    return write_text(render(page), path)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> Path:
+    """Writes a text file whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = render(page)
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
     ) as file:

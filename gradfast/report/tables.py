@@ -12,7 +12,7 @@ from gradfast.report.theme import OUTSIDE
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Cell", "Group", "ResultTable", "Row", "metric_table", "rich_table"]
+__all__ = ["Cell", "Group", "ResultTable", "Row", "metric_table", "rich_table", "rich_tables"]
 
 _HEADINGS = {
     "auroc": "AUROC ↑",
@@ -26,11 +26,12 @@ _LOWER_IS_BETTER = {"fpr95"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, its standard deviation ("" for a single split), and whether it is the best of its group."""
+    """A figure, its spread ("" for none), whether it is the best of its group, and a paper's own figure ("" for none)."""
 
     text: str
     spread: str
     best: bool
+    paper: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,13 @@ class Group:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A titled table: rows grouped by outlier set."""
+    """A titled table: rows grouped by outlier set, or by what `heading` says."""
 
     title: str
     notes: tuple[str, ...]
     columns: tuple[str, ...]
     groups: tuple[Group, ...]
+    heading: str = "outliers"
 
 
 def metric_table(title: str, outcomes: Sequence[Outcome], notes: Sequence[str] = ()) -> ResultTable:
@@ -90,6 +92,9 @@ def _group(name: str, role: str, outcomes: Sequence[Outcome]) -> Group:
     return Group(name, role, tuple(rows))
 
 
+_COLUMNS = 6  # figures beside each other on a terminal of 80 columns
+
+
 def rich_table(table: ResultTable) -> Table:
     """For a terminal: the best of each group in bold green, the spread left to the page."""
     from rich import box
@@ -104,13 +109,40 @@ def rich_table(table: ResultTable) -> Table:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    drawn.add_column("outliers", overflow="fold")
+    drawn.add_column(escape(table.heading), overflow="fold")
     drawn.add_column("method", overflow="fold")
     for column in table.columns:
-        drawn.add_column(column.rstrip(" ↑↓").replace(" ", "\n"), justify="right", no_wrap=True)
+        heading = escape(column.rstrip(" ↑↓")).replace(" ", "\n").replace("-", "-\n")
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for group in table.groups:
         for i, row in enumerate(group.rows):
-            cells = [f"[bold green]{cell.text}[/]" if cell.best else cell.text for cell in row.cells]
+            cells = [_drawn_cell(cell) for cell in row.cells]
             drawn.add_row(escape(group.name) if i == 0 else "", escape(row.method), *cells)
         drawn.add_section()
     return drawn
+
+
+def rich_tables(table: ResultTable) -> list[Table]:
+    """A wide table as several for a terminal, without columns in which nothing was measured."""
+    used = [
+        i for i in range(len(table.columns))
+        if any(row.cells[i].text != "–" for group in table.groups for row in group.rows)
+    ]  # fmt: skip
+    parts = []
+    for first in range(0, len(used), _COLUMNS):
+        chosen = used[first : first + _COLUMNS]
+        groups = tuple(
+            Group(
+                g.name, g.role, tuple(Row(row.method, tuple(row.cells[i] for i in chosen)) for row in g.rows)
+            )
+            for g in table.groups
+        )
+        columns = tuple(table.columns[i] for i in chosen)
+        title = table.title if not first else f"{table.title} (continued)"
+        parts.append(rich_table(ResultTable(title, table.notes, columns, groups, table.heading)))
+    return parts
+
+
+def _drawn_cell(cell: Cell) -> str:
+    text = f"[bold green]{cell.text}[/]" if cell.best else cell.text
+    return f"{text}\n[dim]({cell.paper})[/]" if cell.paper else text

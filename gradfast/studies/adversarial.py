@@ -21,22 +21,13 @@ from gradfast.studies.columns import Columns
 from gradfast.studies.images import Images, compressed
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.ood import norm_profile, record
-from gradfast.studies.paper import paper_figure
+from gradfast.studies.paper import paper_auroc
 from gradfast.studies.protocols import Group, Pairing, run_method
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_SET
 from gradfast.studies.workbench import Subject
 
 __all__ = ["fill_adversarial"]
 
-# As the tutorial's table calls them.
-_PAPER_ATTACKS = {
-    "fgsm": "FGSM",
-    "bim": "BIM",
-    "cw": "C&W",
-    "pgd": "PGD",
-    "iterll": "ITERLL",
-    "semantic": "SEMANTIC",
-}
 _PART = 64  # images in a file of the cache
 _SPARE = 1.5  # images drawn per image that is attacked, for those that the model gets wrong
 
@@ -161,8 +152,5 @@ def _row(
     except InputError as error:
         bench.blank(entry, pairing.name, method.name, error)
         return
-    figure = paper_figure(
-        "adversarial", model=entry.paper, inside=bench.study.sets[entry.inside].paper,
-        outside=_PAPER_ATTACKS.get(pairing.name, ""), method=method.paper, metric="auroc",
-    )  # fmt: skip
+    figure = paper_auroc(bench.study, entry, pairing.name, method.name)
     record(subject, method, tested, protocol, paper={} if figure is None else {"auroc": figure})

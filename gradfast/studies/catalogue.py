@@ -119,7 +119,7 @@ def locate(entry: SetEntry, roots: Iterable[Path], given: Mapping[str, str]) -> 
                 return Located(entry, found)
     how = f"; get it: {entry.where}" if entry.where else ""
     raise MissingSetError(
-        f"{entry.name}: not on disk{how}; then --data {entry.name}=PATH, or put it under --root"
+        f"the images of {entry.name} are not on disk{how}; then --data {entry.name}=PATH, or put it under a data root"
     )
 
 
@@ -129,7 +129,7 @@ def locate_file(name: str, roots: Iterable[Path], where: str) -> Path:
         if path.is_file():
             return path
     how = f"; get it: {where}" if where else ""
-    raise MissingSetError(f"{name}: not on disk{how}")
+    raise MissingSetError(f"the weights {name} are not on disk{how}")
 
 
 def _under(root: Path, candidate: str) -> str | None:

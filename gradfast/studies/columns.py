@@ -128,7 +128,10 @@ class Reader:
         batches = [(x[part], labels[part]) for part in _batches(len(x))]
         found = run_sources([self._fitted[name] for name in names], batches)
         return {
-            name: {"values": columns.values, "names": np.array(columns.layers), "predictions": columns.predictions}
+            name: {
+                "values": columns.values, "names": np.array(columns.layers),
+                "predictions": np.asarray(columns.predictions),
+            }
             for name, columns in found.items()
         }  # fmt: skip
 

@@ -17,18 +17,13 @@ from gradfast.errors import InputError
 from gradfast.studies.images import Images, compressed
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.ood import group_of, norm_profile, record
-from gradfast.studies.paper import paper_figure
+from gradfast.studies.paper import paper_level
 from gradfast.studies.protocols import Pairing, fitted_scorer, run_method, tested_scores
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, SAME_SET, Result
 from gradfast.studies.statistics import estimate, spearman
 from gradfast.studies.workbench import Subject
 
 __all__ = ["fill_corruption"]
-
-_PAPER_KINDS = {
-    "noise": "Noise", "lens_blur": "LensBlur", "gaussian_blur": "GaussianBlur", "dirty_lens": "DirtyLens",
-    "exposure": "Exposure", "snow": "Snow", "haze": "Haze", "decolor": "Decolor",
-}  # fmt: skip
 
 
 def fill_corruption(subject: Subject) -> None:
@@ -121,12 +116,8 @@ def _cells(
     except InputError as error:
         bench.blank(entry, kind, method.name, error)
         return False
-    inside = "CURE-TSR" if entry.inside == "cure-tsr" else f"{bench.study.sets[entry.inside].paper}-C"
     for one, level in zip(found, levels, strict=True):
-        figure = paper_figure(
-            "corruption", inside=inside, outside=_PAPER_KINDS.get(kind, ""), level=level, method=method.paper,
-            metric="auroc",
-        )  # fmt: skip
+        figure = paper_level(bench.study, entry, kind, level, method.name)
         paper = {} if figure is None or protocol == CONTROL else {"auroc": figure}
         record(subject, method, one, protocol, paper=paper, outside=kind, level=level)
     return True

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradfast.detectors import Purview
+from gradfast.detectors import Purview, SourceClassifier, SourceScore, SummedNorms
 from gradfast.errors import InputError
 from gradfast.features import Features
 from gradfast.selection import nearest
 from gradfast.studies.columns import Columns
-from gradfast.studies.scorers import FirstColumn, Head, InsideGaussian, LogSum, Matrix, Scorer
+from gradfast.studies.scorers import InsideGaussian, Matrix, MixedHead, Scorer
 
 __all__ = ["METHODS", "MethodEntry", "find_method"]
+
+
+Make = Callable[[int, NDArray[np.bool_]], Scorer]
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class MethodEntry:
     name: str
     title: str
     reads: tuple[str, ...]
-    make: Callable[[int, NDArray[np.bool_]], Scorer]
+    make: Make
     learns: bool
     layers: str | None = None
     paper: str = ""
@@ -69,19 +71,6 @@ class MethodEntry:
         return values.reshape(len(values), -1)
 
 
-class _Purview:
-    """`gradfast.detectors.Purview` as a scorer."""
-
-    def __init__(self, head: str, seed: int) -> None:
-        self._detector: Any = Purview(head, folds=None, random_state=seed)
-
-    def fit(self, inside: Matrix, outside: Matrix | None) -> None:
-        self._detector.fit(inside, outside)
-
-    def score(self, rows: Matrix) -> NDArray[np.float64]:
-        return np.asarray(self._detector.score(rows))
-
-
 def _last(layers: tuple[str, ...]) -> list[str]:
     """The last module's parameters: weight and bias."""
     module = layers[-1].rpartition(".")[0]
@@ -95,32 +84,17 @@ def find_method(name: str) -> MethodEntry:
     return METHODS[name]
 
 
-def _purview(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return _Purview("logistic", seed)
+def _purview(head: str = "logistic", *, log: bool = True) -> Make:
+    # Studies rank samples: they need no threshold, so no folds.
+    return lambda seed, norms: Purview(head, log=log, folds=None, random_state=seed)
 
 
-def _purview_mlp(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return _Purview("mlp", seed)
+def _weighed(source: str, head: str = "logistic", *, log: bool = False) -> Make:
+    return lambda seed, norms: SourceClassifier(source, head, log=log, folds=None, random_state=seed)
 
 
-def _boosting(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return Head("boosting", seed=seed)
-
-
-def _natural(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return Head(log=False, seed=seed)
-
-
-def _natural_mlp(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return Head("mlp", log=False, seed=seed)
-
-
-def _logged(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return Head(log=True, seed=seed)
-
-
-def _norms_logged(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return Head(log=norms, seed=seed)
+def _mixed(seed: int, norms: NDArray[np.bool_]) -> Scorer:
+    return MixedHead(norms, seed=seed)
 
 
 def _inside(seed: int, norms: NDArray[np.bool_]) -> Scorer:
@@ -128,56 +102,56 @@ def _inside(seed: int, norms: NDArray[np.bool_]) -> Scorer:
 
 
 def _sum(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return LogSum()
+    return SummedNorms()
 
 
-def _score(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return FirstColumn()
+def _source(name: str) -> Make:
+    return lambda seed, norms: SourceScore(name)
 
 
 _H = "H: log scale, standardise, logistic regression"
 _ONES, _HOT, _PEN = ("all-ones",), ("one-hot",), ("penultimate",)
 _ALL = (
-    MethodEntry("purview-all-ones", "Purview, all-ones", _ONES, _purview, True, paper="purview",
+    MethodEntry("purview-all-ones", "Purview, all-ones", _ONES, _purview(), True, paper="purview",
                 about=f"norms against the all-ones label, one per parameter tensor; {_H}"),
-    MethodEntry("purview-one-hot", "Purview, one-hot", _HOT, _purview, True, paper="purview",
+    MethodEntry("purview-one-hot", "Purview, one-hot", _HOT, _purview(), True, paper="purview",
                 about=f"norms against every class, one per class and parameter tensor; {_H}"),
-    MethodEntry("purview-both", "Purview, both contrasts", ("all-ones", "one-hot"), _purview, True, about=f"both; {_H}"),
-    MethodEntry("purview-mlp", "Purview, all-ones, MLP", _ONES, _purview_mlp, True, paper="purview",
+    MethodEntry("purview-both", "Purview, both contrasts", ("all-ones", "one-hot"), _purview(), True, about=f"both; {_H}"),
+    MethodEntry("purview-mlp", "Purview, all-ones, MLP", _ONES, _purview("mlp"), True, paper="purview",
                 about="H: the paper's multilayer perceptron"),
-    MethodEntry("purview-boosting", "Purview, one-hot, boosting", _HOT, _boosting, True, about="H: gradient boosting"),
-    MethodEntry("one-hot-first", "one-hot, first layer", _HOT, _purview, True, "first"),
-    MethodEntry("one-hot-last", "one-hot, last layer", _HOT, _purview, True, "last"),
-    MethodEntry("all-ones-first", "all-ones, first layer", _ONES, _purview, True, "first"),
-    MethodEntry("all-ones-last", "all-ones, last layer", _ONES, _purview, True, "last"),
-    MethodEntry("raw-one-hot", "one-hot, norms not log-scaled", _HOT, _natural, True),
-    MethodEntry("raw-all-ones", "all-ones, norms not log-scaled", _ONES, _natural, True),
+    MethodEntry("purview-boosting", "Purview, one-hot, boosting", _HOT, _purview("boosting"), True, about="H: gradient boosting"),
+    MethodEntry("one-hot-first", "one-hot, first layer", _HOT, _purview(), True, "first"),
+    MethodEntry("one-hot-last", "one-hot, last layer", _HOT, _purview(), True, "last"),
+    MethodEntry("all-ones-first", "all-ones, first layer", _ONES, _purview(), True, "first"),
+    MethodEntry("all-ones-last", "all-ones, last layer", _ONES, _purview(), True, "last"),
+    MethodEntry("raw-one-hot", "one-hot, norms not log-scaled", _HOT, _purview(log=False), True),
+    MethodEntry("raw-all-ones", "all-ones, norms not log-scaled", _ONES, _purview(log=False), True),
     MethodEntry("sum-one-hot", "one-hot, summed norms", _HOT, _sum, False, about="the whole gradient's norm; no H"),
     MethodEntry("sum-all-ones", "all-ones, summed norms", _ONES, _sum, False, about="the whole gradient's norm; no H"),
-    MethodEntry("penultimate", "penultimate + H", _PEN, _natural, True,
+    MethodEntry("penultimate", "penultimate + H", _PEN, _weighed("penultimate"), True,
                 about="no gradients: the input of the last layer, standardised, the same logistic regression"),
-    MethodEntry("penultimate-log", "penultimate, log + H", _PEN, _logged, True, about="no gradients, log scale as for norms"),
-    MethodEntry("penultimate-mlp", "penultimate + MLP", _PEN, _natural_mlp, True, about="no gradients, a perceptron"),
-    MethodEntry("penultimate-and-norms", "penultimate and one-hot norms + H", ("penultimate", "one-hot"), _norms_logged, True,
+    MethodEntry("penultimate-log", "penultimate, log + H", _PEN, _weighed("penultimate", log=True), True, about="no gradients, log scale as for norms"),
+    MethodEntry("penultimate-mlp", "penultimate + MLP", _PEN, _weighed("penultimate", "mlp"), True, about="no gradients, a perceptron"),
+    MethodEntry("penultimate-and-norms", "penultimate and one-hot norms + H", ("penultimate", "one-hot"), _mixed, True,
                 about="both kinds of features together"),
     MethodEntry("one-class", "one-class, all-ones", _ONES, _inside, False,
                 about="a Gaussian of in-distribution log-norms; sees no outliers"),
-    MethodEntry("max-softmax", "maximum softmax", ("max_softmax",), _score, False, paper="max_softmax",
+    MethodEntry("max-softmax", "maximum softmax", ("max_softmax",), _source("max_softmax"), False, paper="max_softmax",
                 about="Hendrycks & Gimpel, ICLR 2017"),
-    MethodEntry("odin", "ODIN", ("odin",), _score, False, paper="odin", about="Liang et al., ICLR 2018; settings not tuned"),
-    MethodEntry("energy", "energy", ("energy",), _score, False, about="Liu et al., NeurIPS 2020"),
-    MethodEntry("mahalanobis", "Mahalanobis (V)", ("mahalanobis",), _score, False, paper="mahalanobis",
+    MethodEntry("odin", "ODIN", ("odin",), _source("odin"), False, paper="odin", about="Liang et al., ICLR 2018; settings not tuned"),
+    MethodEntry("energy", "energy", ("energy",), _source("energy"), False, about="Liu et al., NeurIPS 2020"),
+    MethodEntry("mahalanobis", "Mahalanobis (V)", ("mahalanobis",), _source("mahalanobis"), False, paper="mahalanobis",
                 about="Lee et al., NeurIPS 2018: last layer"),
-    MethodEntry("mahalanobis-p", "Mahalanobis (P)", ("mahalanobis_p",), _score, False, paper="mahalanobis_p",
+    MethodEntry("mahalanobis-p", "Mahalanobis (P)", ("mahalanobis_p",), _source("mahalanobis_p"), False, paper="mahalanobis_p",
                 about="with input preprocessing, its step not tuned"),
-    MethodEntry("mahalanobis-fe", "Mahalanobis (FE)", ("mahalanobis_fe",), _natural, True, paper="mahalanobis_fe",
+    MethodEntry("mahalanobis-fe", "Mahalanobis (FE)", ("mahalanobis_fe",), _weighed("mahalanobis_fe"), True, paper="mahalanobis_fe",
                 about="all layers, weighed by a logistic regression on outliers"),
-    MethodEntry("mahalanobis-p-fe", "Mahalanobis (P+FE)", ("mahalanobis_p_fe",), _natural, True, paper="mahalanobis_p_fe",
+    MethodEntry("mahalanobis-p-fe", "Mahalanobis (P+FE)", ("mahalanobis_p_fe",), _weighed("mahalanobis_p_fe"), True, paper="mahalanobis_p_fe",
                 about="both"),
-    MethodEntry("vim", "ViM", ("vim",), _score, False, about="Wang et al., CVPR 2022"),
-    MethodEntry("knn", "KNN", ("knn",), _score, False, about="Sun et al., ICML 2022"),
-    MethodEntry("gradnorm", "GradNorm", ("gradnorm",), _score, False, about="Huang et al., NeurIPS 2021"),
-    MethodEntry("lid", "LID", ("lid",), _natural, True, paper="lid",
+    MethodEntry("vim", "ViM", ("vim",), _source("vim"), False, about="Wang et al., CVPR 2022"),
+    MethodEntry("knn", "KNN", ("knn",), _source("knn"), False, about="Sun et al., ICML 2022"),
+    MethodEntry("gradnorm", "GradNorm", ("gradnorm",), _source("gradnorm"), False, about="Huang et al., NeurIPS 2021"),
+    MethodEntry("lid", "LID", ("lid",), _weighed("lid"), True, paper="lid",
                 about="Ma et al., ICLR 2018: all layers, weighed by a logistic regression on outliers"),
 )  # fmt: skip
 METHODS: Mapping[str, MethodEntry] = {method.name: method for method in _ALL}

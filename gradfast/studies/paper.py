@@ -12,7 +12,33 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-__all__ = ["PaperFigure", "paper_figure", "paper_figures"]
+from gradfast.studies.declaration import ModelEntry, Study
+from gradfast.studies.methods import METHODS
+
+__all__ = [
+    "PAPER_ATTACKS",
+    "PAPER_KINDS",
+    "PaperFigure",
+    "paper_auroc",
+    "paper_figure",
+    "paper_figures",
+    "paper_level",
+]
+
+
+# As the tutorial's tables call the attacks and the corruptions.
+PAPER_ATTACKS = {
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "cw": "C&W",
+    "pgd": "PGD",
+    "iterll": "ITERLL",
+    "semantic": "SEMANTIC",
+}
+PAPER_KINDS = {
+    "noise": "Noise", "lens_blur": "LensBlur", "gaussian_blur": "GaussianBlur", "dirty_lens": "DirtyLens",
+    "exposure": "Exposure", "snow": "Snow", "haze": "Haze", "decolor": "Decolor",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,3 +77,24 @@ def paper_figure(
         if (f.study, f.model, f.inside, f.outside, f.level, f.method, f.metric) == wanted:
             return f.value
     return None
+
+
+def paper_auroc(study: Study, model: ModelEntry, outside: str, method: str) -> float | None:
+    """The tutorial's AUROC for an outlier set or an attack; None where it has none."""
+    title = METHODS[method].paper
+    inside = study.sets[model.inside].paper
+    if study.kind == "adversarial":
+        return paper_figure(
+            "adversarial", model=model.paper, inside=inside, outside=PAPER_ATTACKS.get(outside, ""), method=title,
+            metric="auroc",
+        )  # fmt: skip
+    return paper_figure("ood", inside=inside, outside=study.sets[outside].paper, method=title, metric="auroc")
+
+
+def paper_level(study: Study, model: ModelEntry, kind: str, level: int, method: str) -> float | None:
+    """The tutorial's AUROC at a level; None where it has none."""
+    inside = "CURE-TSR" if model.inside == "cure-tsr" else f"{study.sets[model.inside].paper}-C"
+    return paper_figure(
+        "corruption", inside=inside, outside=PAPER_KINDS.get(kind, ""), level=level, method=METHODS[method].paper,
+        metric="auroc",
+    )  # fmt: skip

@@ -35,7 +35,8 @@ def run_study(
     settings = settings or Settings()
     if isinstance(profile, str) and profile not in study.profiles:
         raise InputError(f"profile: got {profile!r}; wanted one of {', '.join(study.profiles)}")
-    name, size = (profile, study.profiles[profile]) if isinstance(profile, str) else ("own", profile)
+    size = study.profiles[profile] if isinstance(profile, str) else profile
+    name = next((name for name, known in study.profiles.items() if known == size), "own")
     found = StudyResult(study, name, size)
     bench = Bench(study, size, settings, found)
     found.facts.append(("run", f"gradfast {__version__}, torch {torch.__version__}, profile {name}, seed {settings.seed},"

@@ -1,0 +1,136 @@
+"""`gradfast study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gradfast.studies import StudyResult
+
+
+def study(
+    declaration: Annotated[
+        str,
+        typer.Argument(
+            help="ood, adversarial, corruption, ablation, or a .toml file with models and sets of your own."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Directory for NAME.csv, .md and .html. Default: study-NAME."),
+    ] = None,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder with the sets and weights under their usual names; may be repeated. Default: data."
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="NAME=SOURCE of a set, as extract takes it; may be repeated.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="NAME=FILE of a model's weights; may be repeated.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Only this outlier set, attack or corruption; may be repeated."),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="This method in place of the study's own; may be repeated.")
+    ] = None,
+    profile: Annotated[str, typer.Option(help="quick (minutes) or full.")] = "quick",
+    images: Annotated[int | None, typer.Option(min=4, help="Per set, in place of the profile's.")] = None,
+    splits: Annotated[
+        int | None, typer.Option(min=1, help="Random halves, in place of the profile's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of draws, attacks, corruptions and splits.")] = 0,
+    jpeg: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Quality to store all images at. Default: that of the in-distribution files."
+        ),
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="What is computed is kept there, and taken from there.")] = Path(
+        "gradfast-cache"
+    ),
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Run a table of the papers, or your own: models x sets x methods, beside the papers' figures. Started again, it goes on."""
+    from dataclasses import replace
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from gradfast.cli.parsing import pairs
+    from gradfast.errors import InputError
+    from gradfast.studies import BUILTIN, Settings, narrowed, read_declaration, run_study
+    from gradfast.studies.write import write_results
+
+    if declaration in BUILTIN:
+        declared = BUILTIN[declaration]
+    elif declaration.endswith(".toml"):
+        declared = read_declaration(Path(declaration))
+    else:
+        raise InputError(f"study: got {declaration!r}; wanted {', '.join(BUILTIN)} or a .toml file")
+    if profile not in declared.profiles:
+        raise InputError(f"--profile: got {profile!r}; wanted {' or '.join(declared.profiles)}")
+    size = declared.profiles[profile]
+    if model:
+        size = replace(size, models=None)
+    if images is not None:
+        size = replace(size, images=images, set_images={}, model_images={})
+    if splits is not None:
+        size = replace(size, splits=splits)
+    console = Console(stderr=True)
+    settings = Settings(
+        roots=tuple(root or [Path("data")]),
+        data=pairs("--data", data or []),
+        weights={name: Path(path) for name, path in pairs("--weights", weights or []).items()},
+        cache=cache,
+        seed=seed,
+        jpeg=jpeg,
+        progress=progress,
+        say=lambda line: console.print(f"[green]•[/] {escape(line)}", highlight=False),
+    )
+    wanted = narrowed(declared, models=model or (), sets=only or (), methods=method or ())
+    found = run_study(wanted, size, settings)
+    folder = out or Path(f"study-{wanted.name}")
+    written = write_results(found, folder, _command())
+    _show(found)
+    print("\n".join(map(str, written)))
+
+
+def _command() -> str:
+    """The command line that does this again."""
+    import shlex
+    import sys
+
+    return shlex.join(["gradfast", *sys.argv[1:]])
+
+
+def _show(found: StudyResult) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from gradfast.report import rich_tables
+    from gradfast.studies.tables import control_table, summary_tables
+    from gradfast.studies.verdict import verdict
+
+    console = Console()
+    for table in [*summary_tables(found), control_table(found)]:
+        if table is not None:
+            for part in rich_tables(table):
+                console.print(part)
+            console.print("\n".join(map(escape, table.notes)), style="dim", highlight=False)
+            console.print()
+    for blank in found.blanks:
+        what = ", ".join(part for part in (blank.model, blank.outside, blank.method) if part)
+        console.print(f"left blank: {escape(what)}: {escape(blank.why)}", style="yellow", highlight=False)
+    console.print()
+    for paragraph in verdict(found):
+        console.print(escape(paragraph), highlight=False)
+        console.print()
