@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradfast.errors import InputError, describe
 
-__all__ = ["ImageError", "Preprocess", "decode", "jpeg_quality"]
+__all__ = ["ImageError", "Preprocess", "conversions", "decode", "jpeg_quality", "through_jpeg"]
 
 PerChannel = float | Sequence[float] | None
 
@@ -111,7 +111,7 @@ class Preprocess:
         if size is not None and picture.size != size[::-1]:
             picture = picture.resize(size[::-1], Image.Resampling.BILINEAR)
         if self.jpeg_quality is not None:
-            picture = _through_jpeg(picture, self.jpeg_quality)
+            picture = _encoded(picture, self.jpeg_quality)
         pixels = torch.from_numpy(np.array(picture))
         return pixels.permute(2, 0, 1).contiguous() if self.channels == 3 else pixels.unsqueeze(0)
 
@@ -199,7 +199,27 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def _through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+def through_jpeg(pixels: npt.NDArray[Any], quality: int) -> npt.NDArray[Any]:
+    """One image, uint8 [H, W] or [H, W, 1 or 3], encoded as JPEG (4:2:0) and decoded: uint8 [H, W] or [H, W, 3]."""
+    return np.array(_encoded(_from_pixels(pixels), quality))
+
+
+def _encoded(image: Image.Image, quality: int) -> Image.Image:
     encoded = io.BytesIO()
     image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
     return decode(encoded.getvalue(), "image after the JPEG pass")
+
+
+def conversions(image: Image.Image | npt.NDArray[Any], preprocess: Preprocess) -> str:
+    """What the preprocessing changes in an image's channels and size, in words; "" for nothing."""
+    picture = image if isinstance(image, Image.Image) else _from_pixels(image)
+    said = []
+    grey = picture.mode in ("1", "L", "I", "F", "I;16", "I;16B", "I;16L")
+    if grey and preprocess.channels == 3:
+        said.append("grey to RGB")
+    elif not grey and preprocess.channels == 1:
+        said.append("colour to grey")
+    height, width = preprocess.settings()["size"] or (picture.height, picture.width)
+    if (width, height) != picture.size:
+        said.append(f"{picture.height}x{picture.width} to {height}x{width} pixels")
+    return ", ".join(said)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from gradfast.errors import InputError, describe
 
-from .images import ImageError, Preprocess
+from .images import ImageError, Preprocess, conversions
 
 __all__ = ["ImageSet", "PathType"]
 
@@ -66,6 +66,13 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         return self._convert(i, self.preprocess)
+
+    def conversions(self) -> str:
+        """What the preprocessing changes in the channels and the size of the first image, in words; "" for nothing."""
+        try:
+            return conversions(self._read(0)[0], self.preprocess)
+        except InputError:  # told, with the place, when the image is asked for
+            return ""
 
     def pixels(self, i: int) -> tuple[Tensor, int]:
         """Image i before it is scaled and normalised, uint8 [C, H, W], and its label."""

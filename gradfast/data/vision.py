@@ -13,6 +13,7 @@ from gradfast.errors import InputError, describe
 
 from .images import ImageError, Preprocess
 from .imageset import ImageSet, PathType
+from .known import where_to_get
 
 __all__ = ["TorchvisionImages"]
 
@@ -59,7 +60,11 @@ class TorchvisionImages(ImageSet):
         try:
             self._dataset: Any = build(root, **options)
         except Exception as error:  # each data set reports a missing or damaged folder in its own way
-            raise InputError(f"source: torchvision's {name} cannot be opened in {root}: {error}") from error
+            page = where_to_get(name)
+            hint = f"; {page}" if page else ""
+            raise InputError(
+                f"source: torchvision's {name} cannot be opened in {root}: {error}{hint}"
+            ) from error
         self._name, self._split = name, split
         names = getattr(self._dataset, "classes", None)
         self.classes = tuple(map(str, names)) if names else None
