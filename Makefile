@@ -5,6 +5,7 @@
 #   make cpp-test  the C++ unit tests, with CMake and ctest
 #   make lint      ruff, mypy and clang-format
 #   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell; wants nvcc
+#   make docs      the documentation, into build/site; has an environment of its own
 #   make bench     the benchmarks, ten minutes; writes bench/RESULTS.md (BENCH_ARGS="--minutes 3 --only mlp kernels")
 #
 # PYTHON=python3.12 chooses the interpreter, PIP_TORCH="torch==2.9.1 torchvision==0.24.1" the torch, MAX_JOBS=1 the
@@ -22,7 +23,7 @@ PEERS := $(VENV)/.gradfast-peers
 SOURCES := $(shell find csrc build_support -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
 CMAKE_BUILD := build/cmake$(if $(SANITIZE),-sanitize)
 
-.PHONY: setup demo test test-all cpp-test lint format bench clean distclean
+.PHONY: setup demo test test-all cpp-test lint format docs bench clean distclean
 
 setup: $(EXTENSION)
 
@@ -71,11 +72,20 @@ $(EXTENSION): $(DEPENDENCIES) $(SOURCES)
 	$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
+# The site's generator reads the sources and imports nothing, and some extras pin older versions of what it needs.
+docs: $(VENV)-docs/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build -q --strict -d build/site
+
+$(VENV)-docs/.installed: pyproject.toml
+	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check "mkdocs-material>=9.5" "mkdocstrings[python]>=0.29"
+	touch $@
+
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	rm -f gradfast/*.so $(EXTENSION)
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-docs
 
 include tests/cuda_on_cpu/cuda.mk
