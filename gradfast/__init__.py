@@ -20,6 +20,7 @@ _PUBLIC = {
     "grad_norms": "norms",
     "grad_gram": "norms",
     "grad_dots": "norms",
+    "grad_cosines": "norms",
     "explain": "norms",
     "GradNorms": "norms",
     "FeatureExtractor": "extractor",
@@ -27,7 +28,7 @@ _PUBLIC = {
 }
 
 # Public modules, imported at first use too.
-_MODULES = ("data", "detectors", "models", "ops", "reference")
+_MODULES = ("data", "detectors", "gradcon", "models", "ops", "reference")
 
 __all__ = [
     "FeatureExtractor",
@@ -35,6 +36,7 @@ __all__ = [
     "GradNorms",
     "__version__",
     "explain",
+    "grad_cosines",
     "grad_dots",
     "grad_gram",
     "grad_norms",

@@ -12,16 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike
-from gradfast.engine.collect import Dot, Gram, Metric, SquaredNorm
+from gradfast.engine.collect import Angle, Dot, Gram, Metric, SquaredNorm
 from gradfast.engine.explain import WatchedEngine, timed
 from gradfast.engine.run import Engine
 from gradfast.explanation import Explanation, explanation
 from gradfast.inputs import Inputs, check_inputs, check_model, check_reference
 from gradfast.options import parse_dtype, parse_memory_budget
-from gradfast.results import GradDots, GradGram, GradNorms
+from gradfast.results import GradCosines, GradDots, GradGram, GradNorms
 from gradfast.selection import parameter_aliases, select_layers
 
-__all__ = ["GradDots", "GradGram", "GradNorms", "explain", "grad_dots", "grad_gram", "grad_norms"]
+__all__ = [
+    "GradCosines",
+    "GradDots",
+    "GradGram",
+    "GradNorms",
+    "explain",
+    "grad_cosines",
+    "grad_dots",
+    "grad_gram",
+    "grad_norms",
+]
 
 
 def grad_norms(
@@ -84,8 +94,6 @@ def grad_dots(
 ) -> GradDots:
     """Inner products with given gradients, ``values[b, c, l] = < d loss(z_b, target_c) / d theta_l, reference[l] >``.
 
-    With `grad_norms` they give the cosine of GradCON (Kwon et al., ECCV 2020).
-
     ``reference`` maps parameter names to tensors of the parameters' shapes; the result has these layers. The other
     arguments, errors and warnings are those of `grad_norms`.
 
@@ -101,6 +109,49 @@ def grad_dots(
     engine.metric = Dot(kept)
     values, logits, of_rows = _run(engine, x, batch, held)
     return GradDots(values, engine.names, logits, of_rows, _in_order(engine), engine.unused)
+
+
+def grad_cosines(
+    model: nn.Module,
+    x: Inputs,
+    reference: Mapping[str, Tensor],
+    *,
+    contrast: ContrastLike = "one-hot",
+    loss: LossLike = None,
+    classes: ClassesLike = None,
+    layers: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    memory_budget: int | str | None = None,
+) -> GradCosines:
+    """Cosines with given gradients, ``values[b, c, l] = cos(d loss(z_b, target_c) / d theta_l, reference[l])``, in one sweep.
+
+    The gradient score of GradCON (Kwon et al., ECCV 2020) is made of them. Arguments, errors and warnings are those of
+    `grad_dots`.
+
+    Returns:
+        `GradCosines` with ``values`` [B, C, L] in [-1, 1]; NaN where a gradient or its reference is zero.
+    """
+    held = Contrast.parse(contrast, loss, classes)
+    names = check_reference(check_model(model), reference)
+    engine, batch = _engine(model, x, Angle({}), layers, dtype, memory_budget, names)
+    held.check_batch(batch)
+    parameters = engine.session.parameters
+    units = {n: _unit(reference[n].detach().to(parameters[n])) for n in engine.names}
+    engine.metric = Angle(units)
+    pairs, logits, of_rows = _run(engine, x, batch, held)
+    dots, squares = pairs.unbind(2)
+    known = torch.stack([u.any() for u in units.values()]).to(squares.device)
+    cosines = torch.where(known & (squares > 0), dots / squares.clamp_min(0).sqrt(), torch.nan).clamp(-1, 1)
+    return GradCosines(cosines, engine.names, logits, of_rows, _in_order(engine), engine.unused)
+
+
+def _unit(reference: Tensor) -> Tensor:
+    """Scaled to length one, by way of a largest entry of one, so that no square under- or overflows; zero stays zero."""
+    wide = reference.to(torch.promote_types(reference.dtype, torch.float32))
+    largest = wide.abs().amax()
+    wide = wide / torch.where(largest > 0, largest, 1)
+    length = torch.linalg.vector_norm(wide)
+    return (wide / torch.where(length > 0, length, 1)).to(reference.dtype)
 
 
 def grad_gram(

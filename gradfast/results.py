@@ -14,7 +14,7 @@ from gradfast.selection import select_layers
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["GradDots", "GradGram", "GradNorms"]
+__all__ = ["GradCosines", "GradDots", "GradGram", "GradNorms"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +64,20 @@ class GradDots(_PerRow):
         classes: int64 [C], the class of each one-hot row; [B, C] for the top k of each sample; else None.
         fallback: layers that took the exact per-sample path.
         unused: layers on which the logits do not depend; their gradient is zero.
+    """
+
+
+@dataclass(frozen=True, repr=False)
+class GradCosines(_PerRow):
+    """Cosines of per-sample gradients with reference gradients.
+
+    Attributes:
+        values: [B, C, L] in [-1, 1]; NaN where the gradient or the reference is zero; the dtype as in `GradNorms`.
+        layers: the L parameter names, in the model's order.
+        logits: [B, K], detached, in the model's dtype.
+        classes: int64 [C], the class of each one-hot row; [B, C] for the top k of each sample; else None.
+        fallback: layers that took the exact per-sample path.
+        unused: layers on which the logits do not depend; their cosine is NaN.
     """
 
 

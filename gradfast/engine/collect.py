@@ -29,6 +29,8 @@ class Metric(ABC):
 
     additive = False  # of a sum of gradients it is the sum
     all_rows = False  # it looks at pairs of rows
+    scale_free = False  # what is made of it does not change with the gradient's length
+    trailing: tuple[int, ...] = ()  # shape of the result of one row
 
     @abstractmethod
     def of_use(self, use: Use, view: View) -> Tensor: ...
@@ -67,6 +69,21 @@ class Dot(Metric):
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
         return grads.flatten(1) @ self.reference[parameter].flatten().to(grads.dtype)
+
+
+@dataclass
+class Angle(Dot):
+    """What a cosine is made of: the dot product and the squared norm, [B, R, 2], both in the units of the scaled cotangents."""
+
+    additive = False
+    scale_free = True
+    trailing = (2,)
+
+    def of_use(self, use: Use, view: View) -> Tensor:
+        return torch.stack([super().of_use(use, view), use.sqnorm()], -1)
+
+    def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
+        return torch.stack([super().of_dense(grads, parameter), grads.flatten(1).square().sum(1)], -1)
 
 
 @dataclass(frozen=True)

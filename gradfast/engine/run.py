@@ -124,6 +124,8 @@ class Engine:
 
     def _rescale(self, value: Tensor, exponent: Tensor) -> Tensor:
         """Undo the scale 2^-exponent [R, B] of the cotangents: squared where the metric is quadratic."""
+        if self.metric.scale_free:
+            return value
         scale = torch.exp2(exponent.t().to(value.dtype))
         if self.metric.additive:
             return value * scale
@@ -154,7 +156,9 @@ class Engine:
 
     def _zero(self, v: Tensor, count: int) -> Tensor:
         rows = v.shape[0]
-        return v.new_zeros((count, rows, rows) if self.metric.all_rows else (count, rows))
+        return v.new_zeros(
+            (count, rows, rows) if self.metric.all_rows else (count, rows, *self.metric.trailing)
+        )
 
     def _stack(self, found: Mapping[str, Tensor], v: Tensor, count: int) -> Tensor:
         zero = self._zero(v, count)

@@ -1,0 +1,224 @@
+"""The autoencoders of Kwon et al. (ECCV 2020), and what every encoder-decoder is asked for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradfast.errors import InputError, ModelError, describe
+from gradfast.selection import select_layers
+
+__all__ = ["ConvAutoencoder", "ConvVAE", "Reconstruction", "check_images", "decoder_weights", "reconstruct"]
+
+_KERNEL, _STRIDE = 4, 2
+_WIDTHS = (32, 32, 64, 64)
+
+
+class ConvAutoencoder(nn.Module):
+    """The paper's CAE: four stride-2 convolutions (kernel 4; 32, 32, 64, 64 channels), mirrored by transposed ones, sigmoid.
+
+    230,721 parameters for one channel, 232,771 for three, whatever the image size.
+
+    Args:
+        channels: of the images.
+        size: (height, width) of the images, each 5 or more; 28 x 28 has the paper's 3 x 3 x 64 latent.
+    """
+
+    def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28)) -> None:
+        super().__init__()
+        self.channels, self.size = channels, _checked_size(channels, size)
+        self.encoder = _encoder(channels)
+        self.decoder = _decoder(channels, self.size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] in [0, 1] to their reconstructions, of the same shape."""
+        out: Tensor = self.decoder(self.encoder(x))
+        return out
+
+
+class ConvVAE(nn.Module):
+    """The paper's VAE: the same convolutions, with linear maps between them and a Gaussian latent.
+
+    Args:
+        channels: of the images.
+        size: (height, width) of the images.
+        latent: dimensions of the latent; None: as many as the encoder's features (576 at 28 x 28).
+    """
+
+    def __init__(
+        self, channels: int = 1, size: tuple[int, int] = (28, 28), latent: int | None = None
+    ) -> None:
+        super().__init__()
+        self.channels, self.size = channels, _checked_size(channels, size)
+        self.encoder = _encoder(channels)
+        grid = _sizes(self.size)[-1]
+        self._grid = (_WIDTHS[-1], *grid)
+        features = _WIDTHS[-1] * grid[0] * grid[1]
+        latent = features if latent is None else latent
+        self.mean = nn.Linear(features, latent)
+        self.log_variance = nn.Linear(features, latent)
+        self.expand = nn.Linear(latent, features)
+        self.decoder = _decoder(channels, self.size)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images [B, C, H, W] to reconstructions, means and log variances [B, latent]; the latent is drawn in train mode,
+        and is the mean in eval mode.
+        """
+        features = self.encoder(x).flatten(1)
+        mean, log_variance = self.mean(features), self.log_variance(features)
+        z = mean
+        if self.training:
+            z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        return self.decoder(self.expand(z).unflatten(1, self._grid)), mean, log_variance
+
+
+class Reconstruction(NamedTuple):
+    """What an encoder-decoder gave for images x: ``output`` [B, C, H, W], and a VAE's mean and log variance [B, Z]."""
+
+    output: Tensor
+    mean: Tensor | None = None
+    log_variance: Tensor | None = None
+
+    def detached(self) -> Reconstruction:
+        """The same values without their graph."""
+        mean, log_variance = (None if t is None else t.detach() for t in self[1:])
+        return Reconstruction(self.output.detach(), mean, log_variance)
+
+    def errors(self, x: Tensor) -> Tensor:
+        """Mean squared error of each image, [B]."""
+        return (self.output - x).square().flatten(1).mean(1)
+
+    def divergences(self) -> Tensor | None:
+        """Kullback-Leibler divergence of each latent from the standard normal, nats, [B]; None without a latent."""
+        if self.mean is None or self.log_variance is None:
+            return None
+        terms = self.mean.square() + self.log_variance.exp() - 1 - self.log_variance
+        return 0.5 * terms.sum(1)
+
+
+def reconstruct(model: nn.Module, x: Tensor) -> Reconstruction:
+    """Runs any encoder-decoder: one that returns a tensor, or a tuple (output, mean, log variance).
+
+    Raises:
+        ModelError: another kind of output, or one of another shape than x.
+    """
+    out = model(x)
+    parts = out if isinstance(out, tuple) else (out,)
+    if len(parts) not in (1, 3) or not all(isinstance(part, Tensor) for part in parts):
+        raise ModelError(
+            f"model: {type(model).__name__} returned {describe(out)}; wanted a reconstruction, "
+            "or a tuple (reconstruction, mean, log variance)"
+        )
+    if parts[0].shape != x.shape:
+        raise ModelError(
+            f"model: {type(model).__name__} returned {describe(parts[0])} for x of shape {list(x.shape)}; "
+            "wanted a reconstruction of the shape of its input"
+        )
+    return Reconstruction(*parts)
+
+
+def decoder_weights(model: nn.Module, decoder: str = "decoder") -> dict[str, nn.Parameter]:
+    """The weight tensors (no biases, no norm layers' scales) of the parameters that ``decoder`` selects, by name.
+
+    Args:
+        model: an encoder-decoder.
+        decoder: name, prefix or glob pattern of the decoder's parameters.
+
+    Raises:
+        InputError: nothing selected, or no weight tensor among it.
+    """
+    parameters = dict(model.named_parameters())
+    names = select_layers(tuple(parameters), decoder)
+    kept = {name: parameters[name] for name in names if parameters[name].dim() > 1}
+    if not kept:
+        raise InputError(
+            f"decoder: {decoder!r} selects {', '.join(names)} of {type(model).__name__}, none of them a weight of two or "
+            "more dimensions; wanted the decoder's weights"
+        )
+    return kept
+
+
+def check_images(model: nn.Module, x: Tensor) -> Tensor:
+    """x itself, if a batch of images that a decoder that ends in a sigmoid can reconstruct.
+
+    Raises:
+        InputError: not a floating tensor [B, ...], no image in it, values that are not finite, or, where the decoder ends in
+            a sigmoid, outside [0, 1].
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2:
+        raise InputError(f"x: got {describe(x)}; wanted a floating tensor [B, C, H, W]")
+    if x.shape[0] == 0:
+        raise InputError(f"x: got {describe(x)}, no image; wanted at least one")
+    low, high = (float(v) for v in torch.aminmax(x.detach()))
+    if not (low >= -torch.inf and high < torch.inf and low > -torch.inf):
+        raise InputError(f"x: got {describe(x)} with values that are NaN or infinite; wanted finite ones")
+    if _ends_in_sigmoid(model) and (low < 0 or high > 1):
+        raise InputError(
+            f"x: got values from {low:.3g} to {high:.3g}; wanted [0, 1], which is all that the model's sigmoid can give back"
+        )
+    return x
+
+
+def kl_weight(x: Tensor) -> float:
+    """What the divergence is weighed with beside the mean squared error: 1 / pixels, as both are summed in the ELBO."""
+    return 1.0 / x[0].numel()
+
+
+def _ends_in_sigmoid(model: nn.Module) -> bool:
+    last = None
+    for module in model.modules():
+        if not any(True for _ in module.children()):
+            last = module
+    return isinstance(last, nn.Sigmoid)
+
+
+def _checked_size(channels: int, size: tuple[int, int]) -> tuple[int, int]:
+    if channels < 1 or len(size) != 2 or min(size) < 5:
+        raise InputError(
+            f"size: got {channels} channels of {describe(size)}; wanted at least 1 channel and 5 x 5 pixels"
+        )
+    return (int(size[0]), int(size[1]))
+
+
+def _sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Heights and widths from the image to the latent: each convolution pads by 2, so n becomes n // 2 + 1."""
+    sizes = [size]
+    for _ in _WIDTHS:
+        sizes.append((sizes[-1][0] // 2 + 1, sizes[-1][1] // 2 + 1))
+    return sizes
+
+
+def _encoder(channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in zip((channels, *_WIDTHS), _WIDTHS, strict=False):
+        layers += [nn.Conv2d(before, after, _KERNEL, _STRIDE, padding=2), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _decoder(channels: int, size: tuple[int, int]) -> nn.Sequential:
+    """28 x 28 comes back through 3, 4, 8, 14, as in the paper; other sizes by the padding that each step needs."""
+    widths = (*_WIDTHS[::-1], channels)
+    steps = _decoder_sizes(size)
+    layers: list[nn.Module] = []
+    for i in range(len(_WIDTHS)):
+        layers += [_upsampler(widths[i], widths[i + 1], steps[i], steps[i + 1]), nn.ReLU()]
+    layers[-1] = nn.Sigmoid()
+    return nn.Sequential(*layers)
+
+
+def _decoder_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """From the latent's to the image's height and width: the last step doubles, the one before it crops, as in the paper."""
+    half = [-(-n // 2) for n in size]
+    quarter = [n // 2 + 1 for n in half]
+    eighth = [-(-n // 2) for n in quarter]
+    return [_sizes(size)[-1], *((n[0], n[1]) for n in (eighth, quarter, half, size))]
+
+
+def _upsampler(before: int, after: int, at: tuple[int, int], to: tuple[int, int]) -> nn.ConvTranspose2d:
+    # out = 2 (in - 1) - 2 padding + 4 + output_padding
+    missing = [2 * (a - 1) + _KERNEL - t for a, t in zip(at, to, strict=True)]
+    padding = (-(-missing[0] // 2), -(-missing[1] // 2))
+    extra = (missing[0] % 2, missing[1] % 2)
+    return nn.ConvTranspose2d(before, after, _KERNEL, _STRIDE, padding=padding, output_padding=extra)

@@ -1,0 +1,263 @@
+"""Training with a gradient constraint: the gradients of normal data are made to point where those before them did.
+
+Kwon et al., "Backpropagated Gradient Representations for Anomaly Detection" (ECCV 2020), section 4. For each weight tensor
+theta_l of the decoder, g_l is the gradient of the batch's mean reconstruction error and r_l the mean of the g_l of all batches
+before it:
+
+    loss = reconstruction (+ divergence) + weight * mean over l of -cos(g_l, r_l)
+
+What that leaves open is decided here so. The r_l are means of the gradients of the *total* loss, as in the published code (the
+cosine's g_l are those of the reconstruction error alone); ``reference="reconstruction"`` takes the g_l for both. The first
+batch has no reference, and so no constraint. A batch enters the r_l after its cosines were taken, with its gradients as they
+were before the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gradfast.errors import InputError, describe
+from gradfast.gradcon.autoencoders import decoder_weights, kl_weight, reconstruct
+
+__all__ = ["GradConLoss", "GradConTerms", "GradientReference"]
+
+
+class GradConTerms(NamedTuple):
+    """The parts of one batch's loss.
+
+    Attributes:
+        total: what to call ``backward`` on.
+        reconstruction: mean squared error over images and pixels.
+        divergence: mean Kullback-Leibler divergence per pixel of a VAE's latent; zero without one.
+        constraint: mean over tensors of -cos, in [-1, 1]; zero for the first batch.
+        cosines: [L], detached; zero where undefined.
+        defined: bool [L]; False where the gradient or the reference is zero, so that there is no angle.
+    """
+
+    total: Tensor
+    reconstruction: Tensor
+    divergence: Tensor
+    constraint: Tensor
+    cosines: Tensor
+    defined: Tensor
+
+
+class GradientReference(nn.Module):
+    """The mean of the gradients of past batches, one tensor for each constrained weight, kept in the state dict.
+
+    Args:
+        parameters: the weights by name.
+        momentum: None for the plain mean of all past batches; else the share in [0, 1) that the past keeps at each batch (an
+            exponential mean, without bias: the first batches weigh as in the plain mean).
+    """
+
+    count: Tensor
+
+    def __init__(self, parameters: Mapping[str, Tensor], momentum: float | None = None) -> None:
+        super().__init__()
+        if not parameters:
+            raise InputError("parameters: got none; wanted the weights whose gradients are constrained")
+        if momentum is not None and not 0 <= momentum < 1:
+            raise InputError(
+                f"momentum: got {describe(momentum)}; wanted None or a share in [0, 1), e.g. 0.99"
+            )
+        self.names = tuple(parameters)
+        self.momentum = momentum
+        for name, p in parameters.items():
+            self.register_buffer(_buffer(name), torch.zeros_like(p, dtype=_wide(p.dtype)).detach())
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def as_dict(self) -> dict[str, Tensor]:
+        """The mean gradients by the parameters' names."""
+        return {name: self.get_buffer(_buffer(name)) for name in self.names}
+
+    @torch.no_grad()
+    def update(self, gradients: Mapping[str, Tensor]) -> None:
+        """Takes in one batch's gradients. Those that are not finite would stay for ever: such a batch is left out."""
+        finite = torch.stack([g.isfinite().all() for g in gradients.values()]).all()
+        self.count += finite
+        share = 1.0 / self.count.clamp_min(1).double()
+        if self.momentum is not None:
+            share = share.clamp_min(1 - self.momentum)
+        for name, mean in self.as_dict().items():
+            moved = mean + (gradients[name].to(mean.dtype) - mean) * share.to(mean.dtype)
+            mean.copy_(torch.where(finite, moved, mean))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        own = {prefix + _buffer(n): self.get_buffer(_buffer(n)) for n in self.names}
+        given = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k != prefix + "count"}
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
+            raise InputError(
+                f"reference: got {_listing(given, prefix)}; wanted {_listing(own, prefix)}: it is the reference of another model"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class GradConLoss(nn.Module):
+    """The loss of GradCON for any encoder-decoder. Keep it beside the model, as a submodule of what is saved.
+
+    ::
+
+        criterion = GradConLoss(model)
+        terms = criterion(x)          # runs the model
+        terms.total.backward()
+        optimizer.step()
+
+    In train mode each ``backward`` takes the batch's gradients into the reference by itself (whatever the total was scaled with:
+    gradient accumulation and loss scaling change nothing); in eval mode none does. It works under `torch.no_grad` too (a
+    validation step), and then gives values without a graph. Under several processes (DDP), each constrains the gradient of its own
+    share of the batch.
+
+    Args:
+        model: maps images [B, C, H, W] to reconstructions, or to (reconstruction, mean, log variance). It is used, not owned: its
+            parameters are not in this module's state dict.
+        decoder: name, prefix or glob pattern of the decoder's parameters; its weight tensors are constrained.
+        weight: of the constraint; the paper's 0.03. Zero: plain training that keeps a reference.
+        momentum: see `GradientReference`.
+        reference: whose gradients are averaged: ``"total"`` loss, or ``"reconstruction"`` error.
+
+    Raises:
+        InputError: no decoder tensor selected, one that is frozen, or a number out of range.
+        ModelError: at a call, where the model's output is not of its input's shape.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        decoder: str = "decoder",
+        *,
+        weight: float = 0.03,
+        momentum: float | None = None,
+        reference: str = "total",
+    ) -> None:
+        super().__init__()
+        if weight < 0:
+            raise InputError(f"weight: got {describe(weight)}; wanted zero or more, e.g. 0.03")
+        if reference not in ("reconstruction", "total"):
+            raise InputError(f'reference: got {describe(reference)}; wanted "reconstruction" or "total"')
+        weights = decoder_weights(model, decoder)
+        frozen = [name for name, p in weights.items() if not p.requires_grad]
+        if frozen:
+            raise InputError(
+                f"decoder: {', '.join(frozen)} do not want gradients; wanted weights that are trained"
+            )
+        self.weight, self.of_total = weight, reference == "total"
+        self.reference = GradientReference(weights, momentum)
+        self._model = (model,)  # in a tuple, so that it is no submodule
+        self._capture: _Capture | None = None
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}, tensors={', '.join(self.reference.names)}"
+
+    def forward(self, x: Tensor) -> GradConTerms:
+        """The loss of a batch [B, C, H, W]."""
+        (model,) = self._model
+        graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            out = reconstruct(model, x)
+            reconstruction = out.errors(x).mean()
+            constraint, cosines, defined = self.constrain(reconstruction, graph=graph)
+            divergences = out.divergences()
+            divergence = reconstruction.new_zeros(())
+            if divergences is not None:
+                divergence = divergences.mean() * kl_weight(x)
+            total = reconstruction + divergence + self.weight * constraint
+        terms = GradConTerms(total, reconstruction, divergence, constraint, cosines, defined)
+        if graph and self.training and self.of_total:
+            self._watch(total)
+        return terms if graph else GradConTerms(*(t.detach() for t in terms))
+
+    def constrain(self, loss: Tensor, *, graph: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """The constraint on the gradients of any differentiable scalar: its value, the cosines [L], and which are defined [L].
+
+        ``graph``: whether the value can be differentiated in turn. One backward through the decoder here, kept for the one
+        double backward that the caller's ``total.backward()`` makes.
+        """
+        weights = self._weights()
+        graph = graph and self.weight > 0 and int(self.reference.count) > 0
+        found = torch.autograd.grad(
+            loss, list(weights.values()), create_graph=graph, retain_graph=True, allow_unused=True
+        )
+        gradients = {
+            name: torch.zeros_like(p) if g is None else g
+            for (name, p), g in zip(weights.items(), found, strict=True)
+        }
+        pairs = [_cosine(g, self.reference.as_dict()[name]) for name, g in gradients.items()]
+        cosines = torch.stack([c for c, _ in pairs])
+        defined = torch.stack([d for _, d in pairs])
+        if self.training and not self.of_total:
+            self.reference.update({name: g.detach() for name, g in gradients.items()})
+        return -cosines.mean(), cosines.detach(), defined
+
+    def _watch(self, total: Tensor) -> None:
+        """Takes the gradients that the backward of ``total`` brings to the weights into the reference."""
+        if self._capture is not None:
+            self._capture.close()
+        self._capture = _Capture(total, self._weights(), self.reference)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_capture": None}  # hooks cannot be copied
+
+    def _weights(self) -> dict[str, nn.Parameter]:
+        parameters = dict(self._model[0].named_parameters())
+        return {name: parameters[name] for name in self.reference.names}
+
+
+class _Capture:
+    """Hooks that live for one backward: they collect its gradients, free of the scale that it was started with."""
+
+    def __init__(
+        self, total: Tensor, weights: Mapping[str, nn.Parameter], reference: GradientReference
+    ) -> None:
+        self._reference = reference
+        self._scale: Tensor | None = None
+        self._found: dict[str, Tensor] = {}
+        self._handles = [total.register_hook(self._start)]
+        self._handles += [p.register_hook(partial(self._take, name)) for name, p in weights.items()]
+
+    def close(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _start(self, scale: Tensor) -> None:
+        self._scale = scale.detach()
+
+    def _take(self, name: str, gradient: Tensor) -> None:
+        if self._scale is None:  # the backward of another loss
+            return
+        self._found[name] = gradient.detach() / self._scale
+        if len(self._found) == len(self._reference.names):
+            self._reference.update(self._found)
+            self.close()
+
+
+def _cosine(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """cos(g, r), and whether it is defined; zero where not. Scaled first, so that no square under- or overflows."""
+    g, r = g.to(r.dtype), r.detach()
+    largest = g.detach().abs().amax()
+    g = g / torch.where(largest > 0, largest, 1)
+    r = r / r.abs().amax().clamp_min(torch.finfo(r.dtype).tiny)
+    length = torch.linalg.vector_norm(g) * torch.linalg.vector_norm(r)
+    defined = length.detach() > 0
+    return (g * r).sum() / torch.where(defined, length, 1) * defined, defined
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _buffer(name: str) -> str:
+    """A parameter's name as the name of a buffer, in which a dot is not allowed."""
+    return name.replace(".", "/")
+
+
+def _listing(tensors: Mapping[str, Tensor], prefix: str) -> str:
+    return (
+        ", ".join(f"{k.removeprefix(prefix).replace('/', '.')} {list(v.shape)}" for k, v in tensors.items())
+        or "none"
+    )

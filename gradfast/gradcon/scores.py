@@ -1,0 +1,205 @@
+"""Per-sample scores of a trained autoencoder, a batch at a time; no gradient is materialised.
+
+All are higher for a more anomalous image. The gradient score is the gradient loss of Kwon et al. (ECCV 2020), section 4.3: minus the
+mean over the decoder's weights of the cosine between the image's own gradient and the reference.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import gradfast.norms
+from gradfast.errors import InputError, describe
+from gradfast.gradcon.autoencoders import Reconstruction, check_images, reconstruct
+from gradfast.gradcon.constraint import GradConLoss, GradientReference
+from gradfast.inputs import check_model, check_reference
+
+__all__ = ["SCORES", "GradConScorer", "Scores", "UndefinedCosineWarning", "fit_weight"]
+
+SCORES = ("reconstruction", "latent", "gradient", "combined")
+Reference = GradConLoss | GradientReference | Mapping[str, Tensor]
+
+
+class UndefinedCosineWarning(UserWarning):
+    """Some images have a zero gradient, so that it has no direction; their cosine counts as zero."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of n images, float32 arrays; higher is more anomalous.
+
+    Attributes:
+        reconstruction: [n] mean squared error.
+        latent: [n] Kullback-Leibler divergence of the latent, nats; None for a model without one.
+        gradient: [n] minus the mean cosine, in [-1, 1].
+        combined: [n] reconstruction + weight * gradient.
+        cosines: [n, L] by decoder tensor; 0 where undefined.
+        flagged: [n] whether some cosine is undefined: a zero gradient (a perfect reconstruction) or a zero reference.
+        layers: names of the L tensors.
+    """
+
+    reconstruction: NDArray[np.float32]
+    latent: NDArray[np.float32] | None
+    gradient: NDArray[np.float32]
+    combined: NDArray[np.float32]
+    cosines: NDArray[np.float32]
+    flagged: NDArray[np.bool_]
+    layers: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.gradient)
+
+    def by_name(self) -> dict[str, NDArray[np.float32]]:
+        """The scores that there are, by the names in `SCORES`."""
+        return {name: values for name in SCORES if (values := getattr(self, name)) is not None}
+
+    @staticmethod
+    def concatenate(parts: list[Scores]) -> Scores:
+        """The scores of batches of one model, in order."""
+        first = parts[0]
+        joined = {}
+        for field in fields(Scores):
+            value = getattr(first, field.name)
+            if isinstance(value, np.ndarray):
+                value = np.concatenate([getattr(part, field.name) for part in parts])
+            joined[field.name] = value
+        return Scores(**joined)
+
+
+class GradConScorer:
+    """Scores images by a trained encoder-decoder and the reference that was kept while it was trained.
+
+    Args:
+        model: as for `GradConLoss`. It is put into eval mode for each call and back after.
+        reference: the `GradConLoss` of the training, its `GradientReference`, or mean gradients by parameter name; scores take
+            its tensors.
+        weight: of the gradient score beside the reconstruction error in the combined one; the paper's 0.12. See `fit_weight`.
+        batch_size: images at a time.
+
+    Raises:
+        InputError: a reference whose names or shapes are not the model's.
+    """
+
+    def __init__(
+        self, model: nn.Module, reference: Reference, *, weight: float = 0.12, batch_size: int = 64
+    ) -> None:
+        if isinstance(reference, GradConLoss):
+            reference = reference.reference
+        mean = reference.as_dict() if isinstance(reference, GradientReference) else dict(reference)
+        self.layers = check_reference(_parameters(model), mean)
+        if batch_size < 1:
+            raise InputError(f"batch_size: got {describe(batch_size)}; wanted at least 1")
+        self.model, self.weight, self.batch_size = model, weight, batch_size
+        self.reference = {name: mean[name].detach().clone() for name in self.layers}
+        self._flat = _Flat(model)
+        self._reference = {f"model.{name}": r for name, r in self.reference.items()}
+
+    def __call__(self, x: Tensor) -> Scores:
+        """Scores of images [B, C, H, W], a floating tensor; in [0, 1] for a decoder that ends in a sigmoid.
+
+        Raises:
+            InputError: images that cannot be used.
+            ModelError: an output of another shape than x.
+
+        Warns:
+            UndefinedCosineWarning: some cosine is undefined; the images are flagged.
+        """
+        check_images(self.model, x)
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            scores = Scores.concatenate([self._batch(part) for part in x.split(self.batch_size)])
+        finally:
+            for module, training in modes.items():
+                module.training = training
+        if scores.flagged.any():
+            count = int(scores.flagged.sum())
+            warnings.warn(
+                f"{count} of {len(scores)} images have a zero gradient, or the reference is zero: no cosine; it counts as 0",
+                UndefinedCosineWarning,
+                stacklevel=2,
+            )
+        return scores
+
+    def stream(self, batches: Iterator[Tensor]) -> Iterator[Scores]:
+        """The scores of each batch as it comes."""
+        return map(self, batches)
+
+    def _batch(self, x: Tensor) -> Scores:
+        angles = gradfast.norms.grad_cosines(
+            self._flat, x, self._reference, contrast=x.flatten(1).unsqueeze(1), loss="mse"
+        )
+        out = self._flat.taken(len(x))
+        cosines = angles.values[:, 0]
+        flagged = cosines.isnan()
+        cosines = cosines.nan_to_num(0.0).float()
+        error, gradient = out.errors(x).float(), -cosines.mean(1)
+        latent = out.divergences()
+        return Scores(
+            reconstruction=_numpy(error),
+            latent=None if latent is None else _numpy(latent.float()),
+            gradient=_numpy(gradient),
+            combined=_numpy(error + self.weight * gradient),
+            cosines=_numpy(cosines),
+            flagged=flagged.any(1).cpu().numpy(),
+            layers=self.layers,
+        )
+
+
+def fit_weight(
+    normal: Scores, anomalous: Scores, weights: tuple[float, ...] = (0.0, 0.03, 0.06, 0.12, 0.25, 0.5, 1, 4)
+) -> float:
+    """The weight of the combined score with the highest AUROC on validation images of both kinds; the smallest of equals."""
+    from gradfast.detectors.metrics import auroc
+
+    def area(weight: float) -> float:
+        mixed = [s.reconstruction + np.float32(weight) * s.gradient for s in (normal, anomalous)]
+        return auroc(*mixed)
+
+    return max(sorted(weights), key=area)
+
+
+class _Flat(nn.Module):
+    """The model as one whose logits are the pixels [B, K]; what else it gave is kept until it is taken."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._kept: list[Reconstruction] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = reconstruct(self.model, x)
+        self._kept.append(out.detached())
+        return out.output.flatten(1)
+
+    def taken(self, batch: int) -> Reconstruction:
+        """Of the last ``batch`` images; a chunk that did not fit was run again, smaller, and its first run does not count."""
+        parts: list[Reconstruction] = []
+        while batch > 0:
+            part = self._kept.pop()
+            parts.insert(0, part)
+            batch -= len(part.output)
+        self._kept.clear()
+        mean, log_variance = (_joined([part[i] for part in parts]) for i in (1, 2))
+        return Reconstruction(torch.cat([part.output for part in parts]), mean, log_variance)
+
+
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
+
+
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    return check_model(model) if not model.training else dict(model.named_parameters())
+
+
+def _numpy(t: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = t.detach().cpu().numpy()
+    return array

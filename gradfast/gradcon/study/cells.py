@@ -1,0 +1,112 @@
+"""The cells of a one-class study: one data set, normal class, model and seed each; kept on disk, and taken up again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradfast.detectors.metrics import auroc
+from gradfast.errors import InputError
+from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE
+from gradfast.gradcon.checkpoint import load_scorer
+from gradfast.gradcon.scores import GradConScorer
+from gradfast.gradcon.study.data import SIZE, OneClass
+from gradfast.gradcon.training import Epoch, GradConTrainer, TrainingSettings, as_float
+
+__all__ = ["MODELS", "Cell", "make_model", "run_cell"]
+
+# Name: (architecture, with the constraint).
+MODELS = {"CAE": ("cae", False), "CAE+Grad": ("cae", True), "VAE": ("vae", False), "VAE+Grad": ("vae", True)}
+_WEIGHT = 0.03
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and its test."""
+
+    data: str
+    label: int
+    model: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.data}/{self.model}/class{self.label}-seed{self.seed}"
+
+
+def make_model(name: str, channels: int, seed: int) -> nn.Module:
+    """A model of `MODELS` for 28 x 28 images, with weights drawn by ``seed``."""
+    if name not in MODELS:
+        raise InputError(f"model: got {name!r}; wanted one of {', '.join(MODELS)}")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        build = ConvAutoencoder if MODELS[name][0] == "cae" else ConvVAE
+        model: nn.Module = build(channels, (SIZE, SIZE))
+    return model
+
+
+def run_cell(
+    cell: Cell,
+    data: OneClass,
+    directory: Path,
+    epochs: int,
+    *,
+    limit: int | None = None,
+    tell: Callable[[Epoch], None] = lambda epoch: None,
+) -> dict[str, Any]:
+    """Trains up to ``epochs`` epochs and tests after the last one and after the best one; returns and keeps the result.
+
+    A cell that has been run to as many epochs is read; one that was run to fewer is trained on. Which epoch is the best
+    is told by the loss on a tenth of the normal training images that is held out; the test images choose nothing.
+    """
+    folder = directory / cell.folder
+    kept = folder / f"result-{epochs}.json"
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        return found
+    constrained = MODELS[cell.model][1]
+    trainer = GradConTrainer(
+        make_model(cell.model, data.train.images.shape[1], cell.seed),
+        data.normal(cell.label, limit, cell.seed),
+        TrainingSettings(weight=_WEIGHT if constrained else 0.0, seed=cell.seed),
+        directory=folder,
+    )
+    trainer.fit(epochs, tell)
+    inside, outside = data.tested(cell.label, cell.seed)
+    best = trainer.best
+    result: dict[str, Any] = {
+        "data": cell.data,
+        "class": cell.label,
+        "model": cell.model,
+        "seed": cell.seed,
+        "epochs": epochs,
+        "best_epoch": best.number if best else 0,
+        "train_images": len(trainer.rows),
+        "test_images": [len(inside), len(outside)],
+        "seconds": sum(e.seconds for e in trainer.history),
+        "last": _areas(GradConScorer(trainer.model, trainer.loss), inside, outside),
+        "best": _areas(load_scorer(folder / "best.safetensors"), inside, outside),
+        "history": [[e.reconstruction, e.constraint, e.validation, *e.cosines] for e in trainer.history],
+    }
+    scratch = kept.with_suffix(".part")
+    scratch.write_text(json.dumps(result, indent=1) + "\n")
+    scratch.replace(kept)
+    return result
+
+
+def _areas(scorer: GradConScorer, inside: Tensor, outside: Tensor) -> dict[str, float]:
+    """AUROC of every score, anomalies to be scored higher."""
+    normal, anomalous = scorer(as_float(inside)), scorer(as_float(outside))
+    others = anomalous.by_name()
+    return {name: auroc(values, others[name]) for name, values in normal.by_name().items()}
+
+
+def cells(data: str, models: Iterable[str], labels: Iterable[int], seeds: Iterable[int]) -> list[Cell]:
+    """All combinations: model by model, so that a table's rows fill up one after the other."""
+    return [Cell(data, label, model, seed) for seed in seeds for model in models for label in labels]
