@@ -8,28 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detector_samples import batches
+from detector_samples import network as small
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor, nn
 
 from gradfast.detectors.sources import SOURCES, Source, SourceColumns, Tap, make_source, run_sources
 from gradfast.detectors.sources.reservoir import Reservoir
 from gradfast.errors import InputError, ModelError
-
-
-def small(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 6, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
-    ).eval()  # fmt: skip
-
-
-def batches(n: int = 20, size: int = 10, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    g = torch.Generator().manual_seed(seed)
-    return [
-        (torch.rand(size, 3, 8, 8, generator=g), torch.randint(0, 5, (size,), generator=g))
-        for _ in range(n // size)
-    ]
 
 
 class TestTap:

@@ -21,6 +21,7 @@ class Head(str, Enum):
 
     logistic = "logistic"
     mlp = "mlp"
+    boosting = "boosting"
 
 
 InDir = Annotated[Path, typer.Argument(help="Features of samples that the model knows (gradfast extract).")]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gradfast.data.batches import as_batches
 from gradfast.data.samples import Batch, map_leaves
 from gradfast.detectors.inputs import join
-from gradfast.detectors.readers import Reader
+from gradfast.detectors.readers import Reader, read_inputs
 from gradfast.detectors.sets import is_stream
 from gradfast.errors import InputError
 
@@ -85,17 +85,21 @@ class Bindable(ABC):
 
     def _features_of(self, given: Any) -> Any:
         """Features as they are; of a tensor of inputs, where the detector is bound, those that it makes itself."""
-        return self._reader.read(given) if self._reader is not None and isinstance(given, Tensor) else given
+        return (
+            read_inputs(self._reader, given)
+            if self._reader is not None and isinstance(given, Tensor)
+            else given
+        )
 
     def predict_inputs(self, x: Any) -> Tensor:
         """Scores [B] float32 of a batch of inputs, on their device; higher = more out of distribution."""
-        scores = torch.from_numpy(np.asarray(self.score(self.reader.read(x)), dtype=np.float32))  # type: ignore[attr-defined]
+        scores = torch.from_numpy(np.asarray(self.score(read_inputs(self.reader, x)), dtype=np.float32))  # type: ignore[attr-defined]
         return scores.to(x.device) if isinstance(x, Tensor) else scores
 
     def score_stream(self, source: Any, workers: int = 0) -> Iterator[NDArray[np.float64]]:
         """Scores batch by batch, [B] float64 each, in bounded memory; `source` as `FeatureExtractor.extract` takes it."""
         for batch in self._batches(source, workers):
-            yield self.score(self.reader.read(batch.inputs))  # type: ignore[attr-defined]
+            yield self.score(read_inputs(self.reader, batch.inputs))  # type: ignore[attr-defined]
 
     def fit_features(self: Self, features: Any, labels: Any) -> Self:
         """Fits to features [n, ...] with labels [n], those below 0 known outliers, as in pytorch-ood."""
@@ -159,7 +163,7 @@ class Bindable(ABC):
         parts: list[Any] = []
         labels = []
         for batch in self._batches(source):
-            parts.append(reader.read(batch.inputs))
+            parts.append(read_inputs(reader, batch.inputs))
             labels.append(batch.labels)
         if not parts:
             raise InputError("loader: it gave no samples; wanted at least one")

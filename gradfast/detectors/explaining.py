@@ -75,19 +75,21 @@ class ScoreExplanation:
         shown = np.sort(np.argsort(-np.abs(shares), kind="stable")[:layers])
         rows = len(self.classes)
         figure = Figure(figsize=(9, 1.6 + 0.22 * len(shown)), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True, width_ratios=[1, max(0.35, 0.12 * rows)])
+        ratios = [1.0, 0.12 * rows] if rows > 1 else [1.0]
+        axes = figure.subplots(1, len(ratios), sharey=True, width_ratios=ratios, squeeze=False)[0]
         colours = np.where(shares[shown] > 0, "#d4620a", "#1f6fd0")
         axes[0].barh(range(len(shown)), shares[shown], color=colours)
         axes[0].axvline(0, color="#59636f", linewidth=0.8)
         axes[0].set_yticks(range(len(shown)), [self.layers[i] for i in shown], fontsize=7)
         axes[0].invert_yaxis()
         axes[0].set_xlabel("share in the score: left known, right out")
-        part = self.values[sample][:, shown].T
-        limit = float(np.abs(part).max()) or 1.0
-        image = axes[1].imshow(part, aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit)
-        axes[1].set_xticks(range(rows), self.classes, fontsize=7, rotation=90 if rows > 1 else 0)
-        axes[1].set_xlabel("contrast row")
-        figure.colorbar(image, ax=axes[1], shrink=0.8)
+        if rows > 1:
+            part = self.values[sample][:, shown].T
+            limit = float(np.abs(part).max()) or 1.0
+            image = axes[1].imshow(part, aspect="auto", cmap="PuOr_r", vmin=-limit, vmax=limit)
+            axes[1].set_xticks(range(rows), self.classes, fontsize=7, rotation=90)
+            axes[1].set_xlabel("contrast row")
+            figure.colorbar(image, ax=axes[1], shrink=0.8)
         limit_text = "" if self.threshold is None else f", threshold {self.threshold:.3g}"
         how = "" if self.exact else ", by occlusion"
         figure.suptitle(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 __all__ = ["register_with_pytorch_ood"]
 
@@ -44,6 +45,9 @@ class _Registering(Loader):
 
     def __init__(self, loader: Loader, detector: type) -> None:
         self._loader, self._detector = loader, detector
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # get_source and the like, for tracebacks
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)

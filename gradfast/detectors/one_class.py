@@ -40,7 +40,7 @@ class OneClassNorms(Detector):
       ("A well-conditioned estimator for large-dimensional covariance matrices", 2004);
     - "mixture": negative log-likelihood under a mixture of `mixtures` Gaussians per predicted class, in the `components`
       first principal components;
-    - "forest": an isolation forest (Liu, Ting & Zhou, ICDM 2008) of 300 trees, in the same components.
+    - "forest": an isolation forest (Liu, Ting & Zhou, ICDM 2008) of 200 trees, in the same components.
 
     Features without predictions or logits (plain arrays) count as one class. The threshold is set on scores of samples that
     were not fitted to, by cross-validation over `folds` folds; with `folds=None` there is none until `calibrate`.
@@ -115,7 +115,7 @@ class OneClassNorms(Detector):
         parts["pca"] = PCA(width, random_state=self.random_state).fit(centred)
         low = parts["pca"].transform(centred)
         if self.method == "forest":
-            forest = IsolationForest(n_estimators=300, random_state=self.random_state)
+            forest = IsolationForest(n_estimators=200, random_state=self.random_state)
             return {**parts, "models": [forest.fit(low)]}
         groups = [low, *(low[classes == c] for c in known)]
         return {**parts, "models": [self._mixture(group) for group in groups]}

@@ -12,10 +12,22 @@ from torch import Tensor, nn
 from gradfast.detectors.sources.base import Source
 from gradfast.detectors.sources.columns import SourceColumns
 from gradfast.detectors.sources.taps import Tap
+from gradfast.errors import GradfastError, InputError, describe
 from gradfast.extractor import FeatureExtractor
 from gradfast.features import Features
 
-__all__ = ["LogitReader", "NormReader", "Reader", "SourceReader"]
+__all__ = ["LogitReader", "NormReader", "Reader", "SourceReader", "read_inputs"]
+
+
+def read_inputs(reader: Any, x: Any) -> Any:
+    """`reader.read(x)`; what the model itself cannot take is an `InputError` that names it."""
+    try:
+        return reader.read(x)
+    except GradfastError:
+        raise
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"x: the model cannot take {describe(x)} ({first})") from error
 
 
 class Reader(Protocol):

@@ -12,7 +12,7 @@ from torch import Tensor
 from gradfast.data.batches import as_batches
 from gradfast.data.samples import Batch
 from gradfast.detectors.base import Detector
-from gradfast.detectors.readers import NormReader, Reader, SourceReader
+from gradfast.detectors.readers import NormReader, Reader, SourceReader, read_inputs
 from gradfast.detectors.sources.base import Source
 from gradfast.errors import InputError
 from gradfast.extractor import FeatureExtractor
@@ -70,7 +70,7 @@ class StreamScorer:
         Raises:
             InputError: features other than a detector was fitted to.
         """
-        features = {name: found for group in self._groups for name, found in group.read(x).items()}
+        features = {name: found for group in self._groups for name, found in read_inputs(group, x).items()}
         return {name: detector.score(features[name]) for name, detector in self.detectors.items()}
 
     def stream(self, source: Any, workers: int = 0) -> Iterator[Scores]:
