@@ -26,6 +26,9 @@ def render(run: Found) -> str:
     parts = [_head(run)]
     if TASK in engines:
         parts += [_targets(engines[TASK], memories.get(TASK)), _contenders(engines[TASK])]
+    profiles = [r for r in records if r["kind"] == "profile"]
+    if profiles:
+        parts.append(_profile(profiles, engines.get(TASK)))
     if engines:
         parts.append(_models(engines.values()))
     parts += [_memory(name, peaks) for name, peaks in memories.items()]
@@ -131,6 +134,57 @@ def _contenders(engine: Found) -> str:
         "sample. Spread: largest less smallest round over the median. Off by: largest relative difference from float64 autograd "
         "(bfloat16: of all norms of a row together).\n\n" + _table(head, rows)
     )
+
+
+PARTS = {
+    "forward": "a forward pass without gradients",
+    "recording": "recording it; with bfloat16 operands, the pass in bfloat16 that is recorded besides",
+    "winograd": "input gradients of the 3x3 convolutions of stride 1, with the norms of the widest (Winograd)",
+    "backward-data": "input gradients of the other convolutions (torch)",
+    "norms": "norms of the other convolutions, biases and the head",
+    "fused gates": "ReLU's gate, BatchNorm's scale and sums, the shortcut's sum",
+    "other": "everything else",
+}
+
+
+def _profile(profiles: list[Found], engine: Found | None) -> str:
+    """Where a call's time goes, and what each missed target would leave for it."""
+    rows = []
+    for name, title in PARTS.items():
+        cells = [title]
+        for p in profiles:
+            share = p["parts"][name] / p["parts"]["all"]
+            cells.append(f"{p['parts'][name] / p['samples'] * 1e3:.1f} ({share:.0%})")
+        rows.append(cells)
+    rows.append(["all", *(f"{p['parts']['all'] / p['samples'] * 1e3:.1f}" for p in profiles)])
+    text = (
+        "## Where the time goes\n\n`gradfast.explain` on the targets' call; ms per sample. The watched call waits for each step to "
+        "end, which costs a little.\n\n" + _table(("", *(p["dtype"] for p in profiles)), rows)
+    )
+    return text + ("" if engine is None else _misses(engine, profiles))
+
+
+def _misses(engine: Found, profiles: list[Found]) -> str:
+    """For each missed target of time: what it asks for, and what of it is left beside the forward pass."""
+    figures = {r["name"]: r["per_row"] for r in engine["results"]}
+    forward = {p["dtype"]: p["parts"]["forward"] / p["samples"] for p in profiles}
+    lines = []
+    for target in TIME:
+        for bf16 in (False, True):
+            verdict = judge(target, figures, bf16)
+            wanted = target.bf16 if bf16 else target.fp32
+            ours = figures.get("gradfast-bf16" if bf16 else target.ours)
+            if verdict.met is not False or wanted is None or ours is None or verdict.measured is None:
+                continue
+            peer = ours * (verdict.measured if target.faster else 1 / verdict.measured)
+            rows = engine["classes"] if target.ours == "gradfast" else 1
+            asked = (peer / wanted if target.faster else peer * wanted) * rows
+            dtype = "bfloat16" if bf16 else "float32"
+            lines.append(
+                f"- {target.title}, {dtype}: {verdict.wanted} asks for {asked * 1e3:.1f} ms per sample, {ours * rows * 1e3:.1f} were "
+                f"taken; the exact losses' forward pass is {forward.get(dtype, 0) * 1e3:.1f} of them."
+            )
+    return "\n\nTargets that were missed:\n\n" + "\n".join(lines) if lines else ""
 
 
 def _models(engines: Iterable[Found]) -> str:
