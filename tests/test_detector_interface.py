@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from gradfast import FeatureExtractor
 from gradfast.detectors import (
     Detector,
+    DetectorFileError,
     MaximumSoftmax,
     OneClassNorms,
     Purview,
@@ -150,7 +151,7 @@ class TestBound:
     def test_loaders_datasets_and_iterators(self) -> None:
         x, y = (torch.cat(parts) for parts in zip(*LOADER, strict=True))
         loader = DataLoader(TensorDataset(x, y), batch_size=16)
-        ways = [LOADER, loader, TensorDataset(x, y), iter(LOADER)]
+        ways = [LOADER, loader, TensorDataset(x, y), iter(LOADER), (x, y)]
         scores = [Purview().bind(network()).fit(way).predict(x[:5]) for way in ways]
         for other in scores[1:]:
             torch.testing.assert_close(other, scores[0], rtol=1e-4, atol=1e-4)
@@ -182,15 +183,34 @@ class TestBound:
         with pytest.raises(InputError, match="contrast is 'one-hot', wanted 'all-ones'"):
             loaded.bind(model, contrast="one-hot")
 
+    @pytest.mark.parametrize("name", sorted(SOURCES))
+    def test_what_a_source_was_fitted_to_is_saved(self, name: str, tmp_path: Path) -> None:
+        model = network()
+        settings: dict[str, Any] = {"k": 5} if name in ("knn", "lid") else {}
+        if SOURCES[name].record:
+            settings["std"] = (0.5, 0.5, 0.5)
+        learns = name in ("mahalanobis_fe", "mahalanobis_p_fe", "lid", "penultimate")
+        detector: Detector = SourceClassifier(name) if learns else SourceScore(name)
+        detector.bind(model, **settings).fit(LOADER)
+        loaded = Detector.load(detector.save(tmp_path / "d")).bind(model)
+        x = batches(seed=9)[0][0]
+        torch.testing.assert_close(loaded.predict(x), detector.predict(x))
+        np.testing.assert_array_equal(loaded.save(tmp_path / "e").name, "e")
+        with pytest.raises(InputError, match=r"model fingerprint|source fingerprint"):
+            Detector.load(tmp_path / "e").bind(network(1)).predict(x)
+
     def test_a_source_fitted_to_other_samples_is_refused(self, tmp_path: Path) -> None:
         model = network()
         detector = SourceScore("mahalanobis").bind(model).fit(LOADER)
-        loaded = Detector.load(detector.save(tmp_path / "d")).bind(model)
-        with pytest.raises(InputError, match="not fitted yet"):
-            loaded.predict(batches()[0][0])
+        directory = detector.save(tmp_path / "d")
+        loaded = Detector.load(directory).bind(model)
         loaded.reader.fit(batches(50, seed=8))
         with pytest.raises(InputError, match="source fingerprint"):
             loaded.predict(batches()[0][0])
+        held = directory / "source.safetensors"
+        held.write_bytes(held.read_bytes()[:-1])
+        with pytest.raises(DetectorFileError, match="damaged"):
+            Detector.load(directory)
 
     def test_bad_streams(self) -> None:
         bound = Purview().bind(network())

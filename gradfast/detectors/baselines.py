@@ -12,8 +12,8 @@ from torch import nn
 from gradfast.detectors.base import Detector
 from gradfast.detectors.inputs import FeatureSchema, column_matrix, count, logit_matrix, norm_matrix
 from gradfast.detectors.norm_reader import norm_reader
-from gradfast.detectors.readers import LogitReader, Reader, SourceReader
-from gradfast.detectors.sources.make import make_source
+from gradfast.detectors.readers import LogitReader, Reader
+from gradfast.detectors.source_binding import SourceDetector
 from gradfast.detectors.sources.taps import Tap
 from gradfast.errors import InputError
 
@@ -79,7 +79,7 @@ class SummedNorms(_Score):
         return norm_reader(model, settings, getattr(self, "schema_", None))
 
 
-class SourceScore(_Score):
+class SourceScore(_Score, SourceDetector):
     """The one column of a source (see `gradfast.detectors.SOURCES`) as the score; it learns nothing.
 
     Bound to a model, `SourceScore("energy").bind(model)`, it takes inputs; sources that need in-distribution
@@ -98,13 +98,3 @@ class SourceScore(_Score):
                 " SourceClassifier weighs several"
             )
         return columns[:, 0]
-
-    def _make_reader(self, model: nn.Module, settings: dict[str, Any]) -> Reader:
-        return source_reader(self.source, model, settings)
-
-
-def source_reader(name: str, model: nn.Module, settings: dict[str, Any]) -> SourceReader:
-    """A reader of a source by name; `settings` of `make_source` and `batch_size`."""
-    settings = dict(settings)
-    batch_size = settings.pop("batch_size", 64)
-    return SourceReader(make_source(name, model, **settings), batch_size)

@@ -1,5 +1,5 @@
-"""Detectors on disk: `detector.json` (readable metadata) and `classifier.skops`. Loading runs no code from
-the file.
+"""Detectors on disk: `detector.json` (readable metadata), `classifier.skops`, and `source.safetensors` where a source was
+fitted. Loading runs no code from the files.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import sklearn
 import skops.io
+from torch import Tensor
 
 from gradfast.detectors.inputs import FeatureSchema
 from gradfast.errors import GradfastError, InputError
@@ -25,7 +27,7 @@ from gradfast.version import __version__
 __all__ = ["DetectorFileError", "load_state", "require_free", "save_state"]
 
 FORMAT = 2
-_METADATA, _CLASSIFIER = "detector.json", "classifier.skops"
+_METADATA, _CLASSIFIER, _TENSORS = "detector.json", "classifier.skops", "source.safetensors"
 
 # Beyond the public types of scikit-learn, NumPy and SciPy, which skops trusts by itself: ours, and the plain
 # data holders inside scikit-learn's multilayer perceptron, trees and gradient boosting.
@@ -60,6 +62,7 @@ def save_state(
     state: Mapping[str, Any],
     schema: FeatureSchema,
     classifier: Any,
+    tensors: Mapping[str, Tensor],
     *,
     overwrite: bool = False,
 ) -> Path:
@@ -69,12 +72,14 @@ def save_state(
     """
     require_free(directory, overwrite)
     payload = skops.io.dumps(classifier)
+    held = safetensors.torch.save({key: tensor.contiguous() for key, tensor in tensors.items()})
     metadata = {
         "format": FORMAT,
         "kind": kind,
         **state,
         "schema": asdict(schema),
         "classifier_sha256": hashlib.sha256(payload).hexdigest(),
+        "tensors_sha256": hashlib.sha256(held).hexdigest() if tensors else None,
         "versions": {
             "gradfast": __version__,
             "scikit-learn": sklearn.__version__,
@@ -85,6 +90,8 @@ def save_state(
     scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         (scratch / _CLASSIFIER).write_bytes(payload)
+        if tensors:
+            (scratch / _TENSORS).write_bytes(held)
         (scratch / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         scratch.chmod(0o777 & ~_umask())
         if directory.exists():
@@ -98,8 +105,8 @@ def save_state(
 
 def load_state(
     directory: Path, kinds: Sequence[str], trusted: Sequence[str]
-) -> tuple[dict[str, Any], FeatureSchema, Any]:
-    """Metadata, schema and classifier written by `save_state` for one of `kinds`; raises `DetectorFileError`."""
+) -> tuple[dict[str, Any], FeatureSchema, Any, dict[str, Tensor]]:
+    """Metadata, schema, classifier and tensors written by `save_state` for one of `kinds`; raises `DetectorFileError`."""
     try:
         metadata = json.loads((directory / _METADATA).read_text(encoding="utf-8"))
         payload = (directory / _CLASSIFIER).read_bytes()
@@ -137,7 +144,20 @@ def load_state(
         )
     schema = dict(metadata["schema"])
     schema["layers"] = tuple(schema["layers"])
-    return metadata, FeatureSchema(**schema), skops.io.loads(payload, trusted=sorted(allowed))
+    tensors = _load_tensors(directory / _TENSORS, metadata.get("tensors_sha256"))
+    return metadata, FeatureSchema(**schema), skops.io.loads(payload, trusted=sorted(allowed)), tensors
+
+
+def _load_tensors(path: Path, digest: str | None) -> dict[str, Tensor]:
+    if digest is None:
+        return {}
+    try:
+        held = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DetectorFileError(f"{path}: missing, although {_METADATA} names it") from error
+    if hashlib.sha256(held).hexdigest() != digest:
+        raise DetectorFileError(f"{path}: damaged (its checksum is not that of {_METADATA})")
+    return safetensors.torch.load(held)
 
 
 def _umask() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from gradfast.detectors.calibration import Calibrator
 from gradfast.detectors.errors import NotFittedError
@@ -29,7 +30,7 @@ class Saved(ABC):
     schema_: FeatureSchema
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Writes `detector.json` and `classifier.skops` (no pickle) to a directory; see `load`.
+        """Writes `detector.json`, `classifier.skops` (no pickle) and what a source was fitted to; see `load`.
 
         Raises:
             NotFittedError: there is nothing to save.
@@ -50,8 +51,10 @@ class Saved(ABC):
         }
         # A parameter that JSON has no form for, such as a head, is a part of what skops saves.
         plain = {key: value if isinstance(value, _PLAIN) else None for key, value in params.items()}
-        state = {"params": plain, "fitted": fitted}
-        return save_state(Path(directory), name, state, self.schema_, self._payload(), overwrite=overwrite)
+        settings, tensors = self._tensors()
+        state = {"params": plain, "fitted": fitted, "source": settings}
+        payload = self._payload()
+        return save_state(Path(directory), name, state, self.schema_, payload, tensors, overwrite=overwrite)
 
     @classmethod
     def load(cls: type[Self], directory: str | os.PathLike[str], *, trusted: Sequence[str] = ()) -> Self:
@@ -63,7 +66,7 @@ class Saved(ABC):
             DetectorFileError: no detector there, a damaged one, one of another kind, or types that are not trusted.
         """
         kinds = {kind.__name__: kind for kind in _kinds(cls)}
-        state, schema, payload = load_state(Path(directory), sorted(kinds), trusted)
+        state, schema, payload, tensors = load_state(Path(directory), sorted(kinds), trusted)
         kind = kinds[state["kind"]]
         params = dict(state["params"])
         params.update(kind._lost_params(payload, params))
@@ -81,6 +84,7 @@ class Saved(ABC):
             if value is not None:
                 setattr(detector, name, value)
         detector._restore(payload)
+        detector._restore_tensors(state["source"], tensors)
         return detector
 
     def _payload(self) -> Any:
@@ -89,6 +93,15 @@ class Saved(ABC):
 
     def _restore(self, payload: Any) -> None:  # noqa: B027  # nothing to take where there is no payload
         """Takes what `_payload` gave."""
+
+    def _tensors(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Settings and state of the source that is read, if one is."""
+        return {}, {}
+
+    def _restore_tensors(  # noqa: B027  # nothing to take where there is no source
+        self, settings: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> None:
+        """Takes what `_tensors` gave."""
 
     @classmethod
     def _lost_params(cls, payload: Any, params: dict[str, Any]) -> dict[str, Any]:

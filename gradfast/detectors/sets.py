@@ -33,6 +33,8 @@ def is_stream(given: Any) -> bool:
     """Whether these are batches of inputs, or a data set, rather than features."""
     if isinstance(given, (DataLoader, Dataset, str, os.PathLike, Iterator)):
         return True
+    if isinstance(given, tuple) and len(given) == 2 and all(isinstance(part, Tensor) for part in given):
+        return True  # x, y
     pairs = isinstance(given, (list, tuple)) and len(given) > 0 and isinstance(given[0], (list, tuple))
     return pairs and len(given[0]) > 0 and isinstance(given[0][0], Tensor)
 

@@ -6,17 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from gradfast.detectors.baselines import source_reader
 from gradfast.detectors.inputs import column_matrix
 from gradfast.detectors.learned import LearnedDetector
-from gradfast.detectors.readers import Reader
+from gradfast.detectors.source_binding import SourceDetector
 
 __all__ = ["SourceClassifier"]
 
 
-class SourceClassifier(LearnedDetector):
+class SourceClassifier(LearnedDetector, SourceDetector):
     """H on the columns of a source, of any sign: standardised, and weighed by a logistic regression.
 
     So Lee et al. (NeurIPS 2018) weigh the layers' Mahalanobis distances ("mahalanobis_fe", "mahalanobis_p_fe") and Ma et al.
@@ -49,6 +47,3 @@ class SourceClassifier(LearnedDetector):
 
     def _matrix(self, features: Any, argument: str = "features") -> NDArray[np.float64]:
         return column_matrix(features, argument)
-
-    def _make_reader(self, model: nn.Module, settings: dict[str, Any]) -> Reader:
-        return source_reader(self.source, model, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -142,6 +142,20 @@ class FittedSource(Source):
     @abstractmethod
     def finish(self) -> None:
         """Ends the pass."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes what `state` gave, in place of a pass over training samples."""
+        parameter = next(self.model.parameters(), None)
+        self._fingerprint = None
+        self._restore(
+            {
+                key: tensor if parameter is None else tensor.to(parameter.device)
+                for key, tensor in state.items()
+            }
+        )
+
+    @abstractmethod
+    def _restore(self, state: Mapping[str, Tensor]) -> None: ...
 
     @property
     def fitted(self) -> bool:

@@ -19,6 +19,13 @@ class ClassGaussians:
         self.centres: Tensor | None = None  # [classes that occurred, r], whitened
         self.whitening: Tensor | None = None  # [D, r]
 
+    @classmethod
+    def of(cls, whitening: Tensor, centres: Tensor) -> ClassGaussians:
+        """Those of a `state`."""
+        gaussians = cls()
+        gaussians.whitening, gaussians.centres = whitening, centres
+        return gaussians
+
     def update(self, features: Tensor, labels: Tensor, classes: int) -> None:
         """Adds features [B, D] with labels int64 [B] below `classes`."""
         f = features.double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +67,13 @@ class Mahalanobis(FittedSource):
         if not self.every_layer:
             return [activations.penultimate]
         return layers_of(activations, len(self._gaussians))
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        layers = 1 + max(int(key.split(".")[0]) for key in state)
+        self._gaussians = [
+            ClassGaussians.of(state[f"{i}.whitening"], state[f"{i}.centres"]) for i in range(layers)
+        ]
+        self._ready = True
 
     def state(self) -> dict[str, Tensor]:
         return {

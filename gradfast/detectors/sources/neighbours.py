@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,6 +41,9 @@ class _Neighbours(FittedSource):
                 f"batches: got {len(held[0])} training samples; {self.name} wanted more than k = {self.k}"
             )
         self._held = held
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        self._held = [state[key] for key in sorted(state, key=int)]
 
     def state(self) -> dict[str, Tensor]:
         return {str(i): rows for i, rows in enumerate(self._held)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,9 +46,10 @@ class Vim(FittedSource):
         self.dimension, self.references, self.seed = dimension, references, seed
         self._reservoir: Reservoir | None = None
         self._vim: Any = None
+        self._restored: dict[str, Tensor] = {}
 
     def begin(self) -> None:
-        self._reservoir, self._vim = Reservoir(self.references, self.seed), None
+        self._reservoir, self._vim, self._restored = Reservoir(self.references, self.seed), None, {}
 
     def update(self, activations: Activations, labels: Tensor) -> None:
         assert self._reservoir is not None
@@ -62,19 +64,31 @@ class Vim(FittedSource):
             raise InputError(
                 f"dimension: got {describe(self.dimension)}; wanted 1 to {width - 1}, for {width} features"
             )
-        head = self.tap.head
-        bias = head.bias if head.bias is not None else head.weight.new_zeros(len(head.weight))
-        self._vim = self._kind(None, dimension, head.weight, bias)
+        self._vim = self._make(dimension)
         self._vim.fit_features(features, torch.zeros(len(features), dtype=torch.int64))
 
+    def _make(self, dimension: int) -> Any:
+        head = self.tap.head
+        bias = head.bias if head.bias is not None else head.weight.new_zeros(len(head.weight))
+        return self._kind(None, dimension, head.weight, bias)
+
     def _columns(self, activations: Activations) -> Tensor:
+        if self._vim is None:
+            # Restored: the head is known now that the model has run.
+            null_space = self._restored["null_space"]
+            self._vim = self._make(null_space.shape[0] - null_space.shape[1])
+            self._vim.principal_subspace, self._vim.alpha = null_space, float(self._restored["alpha"])
         scores: Tensor = self._vim.predict_features(activations.penultimate)
         return scores[:, None]
 
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        self._vim, self._restored = None, dict(state)
+
     def state(self) -> dict[str, Tensor]:
         if self._vim is None:
-            return {}
-        return {"null_space": self._vim.principal_subspace, "alpha": torch.tensor(self._vim.alpha)}
+            return self._restored
+        alpha = torch.tensor(self._vim.alpha, dtype=torch.float64)
+        return {"null_space": self._vim.principal_subspace, "alpha": alpha}
 
     def settings(self) -> dict[str, Any]:
         return {"dimension": self.dimension, "references": self.references, "seed": self.seed}
