@@ -35,6 +35,7 @@ from gradfast.studies import (
     read_declaration,
     run_study,
 )
+from gradfast.studies import SETS as SETS_OF_TUTORIAL
 from gradfast.studies.cache import Cache
 from gradfast.studies.catalogue import locate
 from gradfast.studies.images import Recipe, compressed, read_images, stored_quality
@@ -373,7 +374,9 @@ def test_ood_study_runs_leaves_blank_and_goes_on(folder: Path, tmp_path: Path) -
     for r in found.results:
         (same,) = repeated.chosen(outside=r.outside, protocol=r.protocol, method=r.method)
         assert same.auroc == pytest.approx(r.auroc, abs=1e-9)
-    assert any("use " in paragraph for paragraph in verdict(found))
+    (answer,) = verdict(found)
+    assert any("use " in sentence for sentence in answer.sentences)
+    assert {curve.outside for curve in found.curves} == {"inverse"}
 
 
 def test_a_study_of_a_single_class(folder: Path, tmp_path: Path) -> None:
@@ -432,6 +435,40 @@ def test_corruption_study_has_levels_and_rank_correlations(folder: Path, tmp_pat
         for n in (5, 1)
     )
     assert strong > slight > 0.4
+
+
+def test_published_corruptions_are_paired_with_their_clean_versions(folder: Path, tmp_path: Path) -> None:
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
+    root = tmp_path / "CURE-TSR" / "Real_Test"
+    for kind, number, level in (("ChallengeFree", 0, 0), ("Noise-1", 8, 1), ("Noise-5", 8, 5)):
+        (root / kind).mkdir(parents=True)
+        rng = np.random.default_rng(level)
+        for i in range(40):
+            noisy = np.clip(pixels[i] + rng.normal(0, 20 * level, (8, 8)), 0, 255).astype(np.uint8)
+            name = f"01_{labels[i] + 1:02d}_{number:02d}_{level:02d}_{i:04d}.bmp"
+            Image.fromarray(noisy).save(root / kind / name)
+    plain = study(folder, "corruption")
+    entry = replace(plain.models[0], inside="cure-tsr", fit=None)
+    declared = replace(
+        plain,
+        models=(entry,),
+        corruptions=("noise",),
+        methods=("purview-all-ones",),
+        sets=dict(SETS_OF_TUTORIAL),
+        outside={},
+    )
+    found = run_study(
+        declared, Profile(40, 10, 2), Settings(roots=(folder, tmp_path), cache=tmp_path / "cache")
+    )
+    assert dict(found.facts)["net, noise"] == "as published: curetsr, noise"
+    slight, strong = (found.chosen(level=level, protocol=SAME_SET)[0] for level in (1, 5))
+    assert strong.auroc > slight.auroc
+    assert strong.paper["auroc"] == 0.9481
+    (root / "Noise-5" / "01_01_08_05_0039.bmp").unlink(missing_ok=True)
+    next((root / "Noise-5").glob("*.bmp")).unlink()
+    with pytest.raises(InputError, match="in their order"):
+        run_study(declared, Profile(40, 10, 2), Settings(roots=(folder, tmp_path), cache=tmp_path / "cache"))
 
 
 # Declarations

@@ -131,6 +131,8 @@ def _show(found: StudyResult) -> None:
         what = ", ".join(part for part in (blank.model, blank.outside, blank.method) if part)
         console.print(f"left blank: {escape(what)}: {escape(blank.why)}", style="yellow", highlight=False)
     console.print()
-    for paragraph in verdict(found):
-        console.print(escape(paragraph), highlight=False)
+    for answer in verdict(found):
+        console.print(f"[bold]{escape(answer.model)}[/]", highlight=False)
+        for sentence in answer.sentences:
+            console.print(f"- {escape(sentence)}", highlight=False)
         console.print()

@@ -27,7 +27,7 @@ class StudyPage:
 
     Attributes:
         title: of the page.
-        lead: the verdict, a paragraph each.
+        lead: the verdict: headings, each with its sentences.
         tables: shown in full.
         figures: below them.
         details: tables that are folded away.
@@ -38,7 +38,7 @@ class StudyPage:
     """
 
     title: str
-    lead: Sequence[str]
+    lead: Sequence[tuple[str, Sequence[str]]]
     tables: Sequence[ResultTable]
     figures: Sequence[FigureBlock] = ()
     details: Sequence[ResultTable] = ()

@@ -18,6 +18,7 @@ from gradfast.attacks import AttackWarning, attack, budget_of, on_pixels
 from gradfast.errors import InputError
 from gradfast.models.fingerprint import fingerprint
 from gradfast.studies.columns import Columns
+from gradfast.studies.curves import add_curves
 from gradfast.studies.images import Images, compressed
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.ood import norm_profile, record
@@ -75,6 +76,7 @@ def fill_adversarial(subject: Subject) -> None:
             if others:
                 _row(subject, method, pairing, others, LEFT_OUT)
         _row(subject, method, noise, pairings, CONTROL)
+    add_curves(subject, pairings)
 
 
 def _right(subject: Subject) -> Images | None:

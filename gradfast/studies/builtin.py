@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gradfast.studies.declaration import ModelEntry, Profile, Study
 
-__all__ = ["ABLATION", "ADVERSARIAL", "BUILTIN", "CORRUPTION", "OOD"]
+__all__ = ["ABLATION", "ADVERSARIAL", "BUILTIN", "CORRUPTION", "OOD", "TINY_IMAGENET"]
 
 # What the given CIFAR weights were trained with (ImageNet's statistics).
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,25 +43,15 @@ _CIFAR_MODELS = (_resnet(20), _resnet(56), _DENSENET)
 _PURVIEW = ("purview-all-ones", "purview-one-hot")
 _MAHALANOBIS = ("mahalanobis", "mahalanobis-p", "mahalanobis-fe", "mahalanobis-p-fe")
 
-# Sets of the full profile with fewer images than CIFAR-10 and Tiny ImageNet, whose figures are the goal.
-_OTHERS = (
-    "mnist",
-    "omniglot",
-    "fashion-mnist",
-    "textures",
-    "gaussian-noise",
-    "uniform-noise",
-    "cifar10-grey",
-    "svhn",
-    "lsun",
-)
+# Images of a set in the full profiles: studies with as many share what is kept.
+_SMALL, _LARGE = 400, 5000
 
 OOD = Study(
     "ood",
     "ood",
     "Out-of-distribution detection",
     (*_CIFAR_MODELS, _SVHN, _MNIST),
-    (*_PURVIEW, "penultimate", "one-class", "max-softmax", "odin", "energy", *_MAHALANOBIS, "vim", "knn", "gradnorm"),
+    (*_PURVIEW, "penultimate", "one-class", "one-class-one-hot", "max-softmax", "odin", "energy", *_MAHALANOBIS, "vim", "knn", "gradnorm"),
     outside={
         "cifar10": ("tiny-imagenet", "svhn", "lsun", "mnist", "omniglot", "fashion-mnist", "textures",
                     "gaussian-noise", "uniform-noise"),
@@ -69,14 +59,20 @@ OOD = Study(
         "mnist": ("omniglot", "fashion-mnist", "cifar10-grey"),
     },
     profiles={
-        "quick": Profile(400, 1000, 3, models=("resnet20",),
-                         set_images={"fashion-mnist": 200, "gaussian-noise": 200, "uniform-noise": 200}),
-        "full": Profile(
-            5000, 5000, 5,
-            set_images=dict.fromkeys(_OTHERS, 500),
-            model_images={"resnet56": 300, "densenet": 200, "resnet20-mnist": 300},
-        ),
+        "quick": Profile(200, 1000, 3, models=("resnet20",)),
+        "full": Profile(_SMALL, 2000, 5, model_images={"resnet56": 200, "densenet": 200}),
     },
+)  # fmt: skip
+
+TINY_IMAGENET = Study(
+    "ood",
+    "tiny-imagenet",
+    "CIFAR-10 against Tiny ImageNet",
+    (_resnet(20),),
+    (*_PURVIEW, "penultimate", "one-class", "one-class-one-hot", "max-softmax", "odin", "energy", "mahalanobis",
+     "mahalanobis-fe", "vim", "knn", "gradnorm"),
+    outside={"cifar10": ("tiny-imagenet",)},
+    profiles={"quick": Profile(400, 1000, 3), "full": Profile(_LARGE, 2000, 5)},
 )  # fmt: skip
 
 ADVERSARIAL = Study(
@@ -88,7 +84,7 @@ ADVERSARIAL = Study(
     attacks=("fgsm", "bim", "cw", "pgd", "iterll", "semantic"),
     profiles={
         "quick": Profile(160, 1000, 3, models=("resnet20",)),
-        "full": Profile(500, 5000, 5, model_images={"resnet56": 80, "densenet": 60}),
+        "full": Profile(300, 2000, 5, model_images={"resnet56": 80, "densenet": 60}),
     },
 )
 
@@ -115,10 +111,11 @@ ABLATION = Study(
      "purview-mlp", "penultimate-mlp", "purview-boosting", "max-softmax"),
     outside={"cifar10": ("tiny-imagenet", "mnist", "omniglot", "gaussian-noise")},
     profiles={
-        "quick": Profile(400, 1000, 3, set_images={"gaussian-noise": 200}),
-        # As many images as the study of out-of-distribution detection: what that has computed is taken from the cache.
-        "full": Profile(5000, 5000, 3, set_images=dict.fromkeys(_OTHERS, 500)),
+        "quick": Profile(200, 1000, 3),
+        "full": Profile(_LARGE, 2000, 3, set_images=dict.fromkeys(("mnist", "omniglot", "gaussian-noise"), _SMALL)),
     },
 )  # fmt: skip
 
-BUILTIN: Mapping[str, Study] = {study.name: study for study in (OOD, ADVERSARIAL, CORRUPTION, ABLATION)}
+BUILTIN: Mapping[str, Study] = {
+    study.name: study for study in (OOD, TINY_IMAGENET, ADVERSARIAL, CORRUPTION, ABLATION)
+}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gradfast.data.known import where_to_get
 from gradfast.errors import InputError
 
 __all__ = ["SETS", "Located", "MissingSetError", "SetEntry", "locate", "locate_file"]
@@ -22,9 +24,9 @@ class SetEntry:
 
     Attributes:
         name: what tables and options call it.
-        data: what it is called under a data root, tried in this order: paths, or "torchvision:NAME:FOLDER"; a source
-            that `gradfast.data.open_images` takes.
-        where: how to get it.
+        data: what it is called under a data root, tried in this order: paths, "torchvision:NAME:FOLDER" or
+            "curetsr:FOLDER:none".
+        where: how to get it; "": as `gradfast.data.known` has it.
         split: of torchvision's sets and of ``.npz`` files that have several.
         grey: turned to grey before it is given the model's channels.
         noise: "gaussian" or "uniform": made up, not read.
@@ -55,51 +57,36 @@ class Located:
     source: str | None
 
 
-def _known() -> Iterable[SetEntry]:
-    torch = "torchvision.datasets.{}(ROOT, download=True)"
-    cifar10 = torch.format("CIFAR10")
-    yield SetEntry("cifar10", ("cifar10-test.parquet", "torchvision:CIFAR10:cifar10", "torchvision:CIFAR10:."),
-                   cifar10, paper="CIFAR-10")  # fmt: skip
-    yield SetEntry(
-        "cifar10-train", ("torchvision:CIFAR10:cifar10", "torchvision:CIFAR10:."), cifar10, split="train"
-    )
-    yield SetEntry("cifar10-grey", ("cifar10-test.parquet", "torchvision:CIFAR10:cifar10", "torchvision:CIFAR10:."),
-                   cifar10, grey=True)  # fmt: skip
-    yield SetEntry("tiny-imagenet", ("tiny-imagenet-32-val.parquet", "tiny-imagenet-200/val", "Imagenet_resize"),
-                   "http://cs231n.stanford.edu/tiny-imagenet-200.zip", paper="TinyImageNet")  # fmt: skip
-    yield SetEntry(
-        "svhn", ("torchvision:SVHN:svhn", "torchvision:SVHN:."), torch.format("SVHN"), paper="SVHN"
-    )
-    yield SetEntry(
-        "svhn-train", ("torchvision:SVHN:svhn", "torchvision:SVHN:."), torch.format("SVHN"), split="train"
-    )
-    yield SetEntry("lsun", ("LSUN_resize", "LSUN"), "https://github.com/facebookresearch/odin (LSUN, resized)",
-                   paper="LSUN")  # fmt: skip
-    mnist = ("mnist-10k.parquet", "torchvision:MNIST:mnist", "torchvision:MNIST:.")
-    yield SetEntry("mnist", mnist, torch.format("MNIST"))
-    yield SetEntry(
-        "mnist-train",
-        ("torchvision:MNIST:mnist", "torchvision:MNIST:."),
-        torch.format("MNIST"),
-        split="train",
-    )
-    yield SetEntry("omniglot", ("omniglot-small1.parquet", "torchvision:Omniglot:omniglot", "torchvision:Omniglot:."),
-                   torch.format("Omniglot"))  # fmt: skip
-    yield SetEntry("fashion-mnist", ("torchvision:FashionMNIST:fashion-mnist", "torchvision:FashionMNIST:."),
-                   torch.format("FashionMNIST"))  # fmt: skip
-    yield SetEntry("textures", ("torchvision:DTD:dtd", "torchvision:DTD:."), torch.format("DTD"))
-    yield SetEntry("gaussian-noise", noise="gaussian")
-    yield SetEntry("uniform-noise", noise="uniform")
-    yield SetEntry("cifar10-c", ("CIFAR-10-C",), "https://zenodo.org/records/2535967", paper="CIFAR-10-C")
-    yield SetEntry(
-        "cure-tsr", ("CURE-TSR", "Real_Test"), "https://github.com/olivesgatech/CURE-TSR", paper="CURE-TSR"
-    )
-    yield SetEntry(
-        "cure-tsr-train", ("CURE-TSR/Real_Train", "Real_Train"), "https://github.com/olivesgatech/CURE-TSR"
-    )
+# What torchvision's sets look for under their root.
+_MARKERS = {
+    "CIFAR10": "cifar-10-batches-py", "SVHN": "test_32x32.mat", "MNIST": "MNIST/raw", "DTD": "dtd",
+    "FashionMNIST": "FashionMNIST/raw", "Omniglot": "omniglot-py",
+}  # fmt: skip
+_CIFAR10 = ("torchvision:CIFAR10:cifar10", "torchvision:CIFAR10:.")
+_SVHN = ("torchvision:SVHN:svhn", "torchvision:SVHN:.")
+_MNIST = ("torchvision:MNIST:mnist", "torchvision:MNIST:.")
 
-
-SETS: Mapping[str, SetEntry] = {entry.name: entry for entry in _known()}
+_ALL = (
+    SetEntry("cifar10", ("cifar10-test.parquet", *_CIFAR10), paper="CIFAR-10"),
+    SetEntry("cifar10-train", _CIFAR10, split="train"),
+    SetEntry("cifar10-grey", ("cifar10-test.parquet", *_CIFAR10), grey=True),
+    SetEntry("tiny-imagenet", ("tiny-imagenet-32-val.parquet", "tiny-imagenet-200/val", "Imagenet_resize"),
+             paper="TinyImageNet"),
+    SetEntry("svhn", _SVHN, paper="SVHN"),
+    SetEntry("svhn-train", _SVHN, split="train"),
+    SetEntry("lsun", ("LSUN_resize", "LSUN"), paper="LSUN"),
+    SetEntry("mnist", ("mnist-10k.parquet", *_MNIST)),
+    SetEntry("mnist-train", _MNIST, split="train"),
+    SetEntry("omniglot", ("omniglot-small1.parquet", "torchvision:Omniglot:omniglot", "torchvision:Omniglot:.")),
+    SetEntry("fashion-mnist", ("torchvision:FashionMNIST:fashion-mnist", "torchvision:FashionMNIST:.")),
+    SetEntry("textures", ("torchvision:DTD:dtd", "torchvision:DTD:.")),
+    SetEntry("gaussian-noise", noise="gaussian"),
+    SetEntry("uniform-noise", noise="uniform"),
+    SetEntry("cifar10-c", ("CIFAR-10-C",), paper="CIFAR-10-C"),
+    SetEntry("cure-tsr", ("curetsr:CURE-TSR/Real_Test:none", "curetsr:Real_Test:none"), paper="CURE-TSR"),
+    SetEntry("cure-tsr-train", ("curetsr:CURE-TSR/Real_Train:none", "curetsr:Real_Train:none")),
+)  # fmt: skip
+SETS: Mapping[str, SetEntry] = {entry.name: entry for entry in _ALL}
 
 
 def locate(entry: SetEntry, roots: Iterable[Path], given: Mapping[str, str]) -> Located:
@@ -117,7 +104,8 @@ def locate(entry: SetEntry, roots: Iterable[Path], given: Mapping[str, str]) -> 
             found = _under(root, candidate)
             if found is not None:
                 return Located(entry, found)
-    how = f"; get it: {entry.where}" if entry.where else ""
+    where = entry.where or where_to_get(re.sub("-(train|grey)$", "", entry.name))
+    how = f"; {where}" if where else ""
     raise MissingSetError(
         f"the images of {entry.name} are not on disk{how}; then --data {entry.name}=PATH, or put it under a data root"
     )
@@ -133,14 +121,13 @@ def locate_file(name: str, roots: Iterable[Path], where: str) -> Path:
 
 
 def _under(root: Path, candidate: str) -> str | None:
-    if not candidate.startswith("torchvision:"):
+    scheme, *parts = candidate.split(":")
+    if scheme == "curetsr":
+        place = root / parts[0]
+        return f"curetsr:{place}:{parts[1]}" if place.is_dir() else None
+    if scheme != "torchvision":
         path = root / candidate
         return os.fspath(path) if path.exists() else None
-    _, name, folder = candidate.split(":", 2)
-    # Each torchvision set has its own layout: only it can say whether the folder holds it.
-    markers = {
-        "CIFAR10": "cifar-10-batches-py", "SVHN": "test_32x32.mat", "MNIST": "MNIST/raw", "DTD": "dtd",
-        "FashionMNIST": "FashionMNIST/raw", "Omniglot": "omniglot-py",
-    }  # fmt: skip
+    name, folder = parts
     place = root / folder
-    return f"torchvision:{name}:{place}" if (place / markers.get(name, ".")).exists() else None
+    return f"torchvision:{name}:{place}" if (place / _MARKERS.get(name, ".")).exists() else None

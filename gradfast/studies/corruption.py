@@ -14,7 +14,9 @@ import torch
 
 from gradfast.corruptions import CORRUPTIONS, corrupt
 from gradfast.errors import InputError
-from gradfast.studies.images import Images, compressed
+from gradfast.studies.catalogue import Located, MissingSetError, SetEntry
+from gradfast.studies.curves import add_curves
+from gradfast.studies.images import Images, compressed, read_images
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.ood import group_of, norm_profile, record
 from gradfast.studies.paper import paper_level
@@ -23,7 +25,14 @@ from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, 
 from gradfast.studies.statistics import estimate, spearman
 from gradfast.studies.workbench import Subject
 
-__all__ = ["fill_corruption"]
+__all__ = ["fill_corruption", "published_source"]
+
+# What the published sets call the corruptions.
+_CURE_TSR = {kind: kind for kind in CORRUPTIONS} | {"decolor": "decolorization"}
+_CIFAR_C = {
+    "noise": "gaussian_noise", "lens_blur": "defocus_blur", "gaussian_blur": "gaussian_blur", "exposure": "brightness",
+    "snow": "snow", "haze": "fog",
+}  # fmt: skip
 
 
 def fill_corruption(subject: Subject) -> None:
@@ -33,12 +42,23 @@ def fill_corruption(subject: Subject) -> None:
     quality = subject.recipe.jpeg
     clean = replace(stored, pixels=compressed(stored.pixels, quality)) if quality else stored
     within = group_of(clean, subject.columns(clean))
+    published = published_source(subject)
     kinds: dict[str, list[Pairing]] = {}
     for kind in bench.study.corruptions:
-        kinds[kind] = []
+        found = []
+        source = None if published is None else published.get(kind)
         for level in bench.study.levels:
-            images = _corrupted(subject, stored, kind, level, quality)
-            kinds[kind].append(Pairing(images.name, within, group_of(images, subject.columns(images))))
+            if source is None:
+                images = _corrupted(subject, stored, kind, level, quality)
+            else:
+                images = _published(subject, stored, f"{source}:{level}", f"{kind} {level}")
+            found.append(Pairing(images.name, within, group_of(images, subject.columns(images))))
+        kinds[kind] = found
+        if source is not None:
+            bench.found.facts.append(
+                (f"{entry.name}, {kind}", f"as published: {source.split(':', 1)[0]}, {source.split(':')[-1]}")
+            )
+            continue
         about = CORRUPTIONS[kind]
         bench.found.facts.append(
             (kind, f"{about.parameter}: {', '.join(f'{v:g}' for v in about.levels)}; {about.source}")
@@ -67,6 +87,40 @@ def fill_corruption(subject: Subject) -> None:
                 _levels(subject, method, kind, pairings, others, LEFT_OUT)
         for control in controls:
             _cells(subject, method, control.name, [control], [0], [control], CONTROL)
+    add_curves(subject, [found[0] for found in kinds.values()])
+
+
+def published_source(subject: Subject) -> dict[str, str] | None:
+    """Sources of the corruptions as published, by kind, to which a level is added; None if there are none.
+
+    CURE-TSR's are used with CURE-TSR; CIFAR-10-C's with CIFAR-10, where it is on disk and a corruption has a counterpart.
+    """
+    inside = subject.entry.inside
+    if inside == "cure-tsr":
+        source = subject.inside.source or ""
+        root = source.removeprefix("curetsr:").removesuffix(":none")
+        return {kind: f"curetsr:{root}:{theirs}" for kind, theirs in _CURE_TSR.items()}
+    if inside == "cifar10" and "cifar10-c" in subject.bench.study.sets:
+        try:
+            root = subject.bench.locate("cifar10-c").source or ""
+        except MissingSetError:
+            return None
+        return {kind: f"cifar10c:{root}:{theirs}" for kind, theirs in _CIFAR_C.items()}
+    return None
+
+
+def _published(subject: Subject, stored: Images, source: str, name: str) -> Images:
+    """The same images of a published set; its order must be that of the clean ones."""
+    bench = subject.bench
+    located = Located(SetEntry(name), source)
+    images = read_images(
+        located, subject.recipe, limit=len(stored), seed=bench.settings.seed, cache=bench.cache, name=name
+    )
+    if not (np.array_equal(images.index, stored.index) and np.array_equal(images.labels, stored.labels)):
+        raise InputError(
+            f"{source}: is not of the images of {stored.name} in their order; wanted the same number and the same labels"
+        )
+    return images
 
 
 def _corrupted(subject: Subject, stored: Images, kind: str, level: int, quality: int | None) -> Images:

@@ -139,7 +139,7 @@ def read_declaration(path: Path) -> Study:
     from gradfast.studies.builtin import BUILTIN
 
     kind = text.get("kind", "ood")
-    if kind not in BUILTIN:
+    if kind not in KINDS:
         raise InputError(f"{path}: kind: got {describe(kind)}; wanted one of {', '.join(KINDS)}")
     base = BUILTIN[kind]
     known = {"kind", "title", "models", "sets", "outside", "methods", "attacks", "corruptions", "levels"}

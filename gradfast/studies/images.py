@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from gradfast.data import ImageSet, Preprocess, jpeg_quality, open_images
+from gradfast.data import ConversionWarning, ImageSet, Preprocess, jpeg, jpeg_quality, open_images
 from gradfast.data.fingerprint import of_dataset
 from gradfast.studies.cache import Cache, digest
 from gradfast.studies.catalogue import Located
@@ -80,7 +80,7 @@ def open_set(located: Located, recipe: Recipe) -> tuple[ImageSet, tuple[str, ...
     """Opens a set on disk to be prepared by a recipe, and says what that changes."""
     entry = located.entry
     assert located.source is not None
-    raw, _ = open_images(located.source, Preprocess(), split=entry.split)[0]
+    raw, _ = _opened(located, Preprocess())[0]
     _, height, width = raw.shape
     notes = []
     if (height, width) != (recipe.size, recipe.size):
@@ -101,7 +101,14 @@ def open_set(located: Located, recipe: Recipe) -> tuple[ImageSet, tuple[str, ...
     prepare = Preprocess(
         size=recipe.size, channels=1 if entry.grey or recipe.channels == 1 else 3, jpeg_quality=quality
     )
-    return open_images(located.source, prepare, split=entry.split), tuple(notes)
+    return _opened(located, prepare), tuple(notes)
+
+
+def _opened(located: Located, prepare: Preprocess) -> ImageSet:
+    assert located.source is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)  # the notes say it
+        return open_images(located.source, prepare, split=located.entry.split)
 
 
 def read_images(
@@ -145,16 +152,8 @@ def compressed(pixels: NDArray[np.float32], quality: int | None) -> NDArray[np.f
     """Images [n, C, H, W] in [0, 1] rounded to 8 bits, and passed through JPEG if there is a quality."""
     levels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     if quality is not None:
-        levels = np.stack([_through_jpeg(image, quality) for image in levels])
+        levels = jpeg(torch.from_numpy(levels), quality).numpy()
     return np.asarray(levels / np.float32(255), dtype=np.float32)
-
-
-def _through_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    picture = Image.fromarray(image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0)))
-    encoded = io.BytesIO()
-    picture.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
-    decoded = np.asarray(Image.open(encoded))
-    return decoded[None] if decoded.ndim == 2 else decoded.transpose(2, 0, 1)
 
 
 def _decoded(images: ImageSet, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

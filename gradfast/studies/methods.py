@@ -13,7 +13,7 @@ from gradfast.errors import InputError
 from gradfast.features import Features
 from gradfast.selection import nearest
 from gradfast.studies.columns import Columns
-from gradfast.studies.scorers import InsideGaussian, Matrix, MixedHead, Scorer
+from gradfast.studies.scorers import Matrix, MixedHead, PerClass, Scorer
 
 __all__ = ["METHODS", "MethodEntry", "find_method"]
 
@@ -34,6 +34,7 @@ class MethodEntry:
         layers: "first" or "last" parameter of the norms alone; None: all.
         paper: the name in `paper.csv`.
         about: one line for the report.
+        per_class: whether the class that the model predicts is added as the last column.
     """
 
     name: str
@@ -44,10 +45,16 @@ class MethodEntry:
     layers: str | None = None
     paper: str = ""
     about: str = ""
+    per_class: bool = False
 
     def matrix(self, columns: Mapping[str, Columns]) -> Matrix:
         """Features [n, d] of what it reads; rows with NaN stay."""
-        return np.concatenate([self._flat(columns[name]) for name in self.reads], axis=1)
+        parts = [self._flat(columns[name]) for name in self.reads]
+        if self.per_class:
+            predictions = columns[self.reads[0]].predictions
+            assert predictions is not None
+            parts.append(predictions[:, None].astype(np.float64))
+        return np.concatenate(parts, axis=1)
 
     def norms(self, columns: Mapping[str, Columns]) -> NDArray[np.bool_]:
         """bool [d]: which of its columns are norms."""
@@ -97,8 +104,8 @@ def _mixed(seed: int, norms: NDArray[np.bool_]) -> Scorer:
     return MixedHead(norms, seed=seed)
 
 
-def _inside(seed: int, norms: NDArray[np.bool_]) -> Scorer:
-    return InsideGaussian()
+def _one_class(method: str) -> Make:
+    return lambda seed, norms: PerClass(method, seed=seed)
 
 
 def _sum(seed: int, norms: NDArray[np.bool_]) -> Scorer:
@@ -119,7 +126,7 @@ _ALL = (
     MethodEntry("purview-both", "Purview, both contrasts", ("all-ones", "one-hot"), _purview(), True, about=f"both; {_H}"),
     MethodEntry("purview-mlp", "Purview, all-ones, MLP", _ONES, _purview("mlp"), True, paper="purview",
                 about="H: the paper's multilayer perceptron"),
-    MethodEntry("purview-boosting", "Purview, one-hot, boosting", _HOT, _purview("boosting"), True, about="H: gradient boosting"),
+    MethodEntry("purview-boosting", "Purview, all-ones, boosting", _ONES, _purview("boosting"), True, about="H: gradient boosting"),
     MethodEntry("one-hot-first", "one-hot, first layer", _HOT, _purview(), True, "first"),
     MethodEntry("one-hot-last", "one-hot, last layer", _HOT, _purview(), True, "last"),
     MethodEntry("all-ones-first", "all-ones, first layer", _ONES, _purview(), True, "first"),
@@ -134,8 +141,12 @@ _ALL = (
     MethodEntry("penultimate-mlp", "penultimate + MLP", _PEN, _weighed("penultimate", "mlp"), True, about="no gradients, a perceptron"),
     MethodEntry("penultimate-and-norms", "penultimate and one-hot norms + H", ("penultimate", "one-hot"), _mixed, True,
                 about="both kinds of features together"),
-    MethodEntry("one-class", "one-class, all-ones", _ONES, _inside, False,
-                about="a Gaussian of in-distribution log-norms; sees no outliers"),
+    MethodEntry("one-class", "one-class, all-ones", _ONES, _one_class("mahalanobis"), False, per_class=True,
+                about="Mahalanobis distance of log-norms to those of the predicted class; sees no outliers"),
+    MethodEntry("one-class-one-hot", "one-class, one-hot", _HOT, _one_class("mahalanobis"), False, per_class=True,
+                about="the same on the norms against every class"),
+    MethodEntry("one-class-forest", "one-class, all-ones, forest", _ONES, _one_class("forest"), False, per_class=True,
+                about="an isolation forest of log-norms; sees no outliers"),
     MethodEntry("max-softmax", "maximum softmax", ("max_softmax",), _source("max_softmax"), False, paper="max_softmax",
                 about="Hendrycks & Gimpel, ICLR 2017"),
     MethodEntry("odin", "ODIN", ("odin",), _source("odin"), False, paper="odin", about="Liang et al., ICLR 2018; settings not tuned"),

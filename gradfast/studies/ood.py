@@ -12,6 +12,7 @@ from gradfast.features import Features
 from gradfast.report.figures import NormProfile
 from gradfast.studies.catalogue import MissingSetError
 from gradfast.studies.columns import Columns
+from gradfast.studies.curves import add_curves
 from gradfast.studies.images import Images, Recipe, compressed, read_images
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.paper import paper_figure
@@ -53,6 +54,7 @@ def fill_ood(subject: Subject) -> None:
             _row(subject, method, pairing, [pairing], SAME_SET)
             if others:
                 _row(subject, method, pairing, others, LEFT_OUT)
+    add_curves(subject, pairings[:1])
     for control in _controls(subject, inside):
         for method in subject.methods:
             _row(subject, method, control, [control], CONTROL)

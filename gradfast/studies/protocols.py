@@ -130,13 +130,15 @@ def tested_scores(method: MethodEntry, scorer: Scorer, group: Group, seed: int) 
     return score_rows(scorer, group.matrix(method)[group.side(seed, tested=True)])
 
 
-def fitted_scorer(method: MethodEntry, learned: Sequence[Pairing], seed: int) -> tuple[Scorer, int, int]:
+def fitted_scorer(
+    method: MethodEntry, learned: Sequence[Pairing], seed: int, most: int | None = None
+) -> tuple[Scorer, int, int]:
     """A scorer fitted to the halves of `learned` that are not tested, and how many samples in and out it saw.
 
     Samples in that several pairings share count once. Of several sets out, each gives at most an equal share of
-    `MOST` times as many as there are samples in.
+    `MOST` times as many as there are samples in. With `most`, so many samples of either kind, drawn at random.
     """
-    inside = _finite(np.concatenate(_inside_parts(method, learned, seed)))
+    inside = _drawn(_finite(np.concatenate(_inside_parts(method, learned, seed))), seed, most)
     parts = []
     if method.learns:
         share = None if len(learned) == 1 else max(1, MOST * len(inside) // len(learned))
@@ -145,7 +147,7 @@ def fitted_scorer(method: MethodEntry, learned: Sequence[Pairing], seed: int) ->
             if share is not None and len(rows) > share:
                 rows = np.sort(np.random.default_rng(seed).permutation(rows)[:share])
             parts.append(pairing.outside.matrix(method)[rows])
-    outside = _finite(np.concatenate(parts)) if parts else None
+    outside = _drawn(_finite(np.concatenate(parts)), seed, most) if parts else None
     for kind, found in (("in", inside), ("out", outside)):
         if found is not None and len(found) < LEAST:
             names = ", ".join(pairing.name for pairing in learned)
@@ -177,3 +179,8 @@ def _inside_parts(method: MethodEntry, learned: Sequence[Pairing], seed: int) ->
 
 def _finite(rows: Matrix) -> Matrix:
     return rows[np.isfinite(rows).all(axis=1)]
+
+
+def _drawn(rows: Matrix, seed: int, most: int | None) -> Matrix:
+    # One order per seed: a smaller draw is part of a larger one.
+    return rows if most is None else rows[np.random.default_rng(seed).permutation(len(rows))[:most]]

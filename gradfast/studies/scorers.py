@@ -6,13 +6,14 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 
+from gradfast.detectors import OneClassNorms
 from gradfast.detectors.scaling import NormScaler
 from gradfast.errors import InputError
+from gradfast.features import Features
 
-__all__ = ["InsideGaussian", "Matrix", "MixedHead", "Scorer"]
+__all__ = ["Matrix", "MixedHead", "PerClass", "Scorer"]
 
 Matrix = NDArray[np.float64]
 
@@ -27,18 +28,26 @@ class Scorer(Protocol):
         """[n], higher = more out of distribution."""
 
 
-class InsideGaussian:
-    """Squared Mahalanobis distance of log-columns to the mean of in-distribution samples, Ledoit-Wolf covariance."""
+class PerClass:
+    """`gradfast.detectors.OneClassNorms` on rows whose last column is the class that the model predicts."""
 
-    def fit(self, inside: Matrix, outside: Matrix | None = None) -> InsideGaussian:
+    def __init__(self, method: str, *, seed: int = 0) -> None:
+        self._detector = OneClassNorms(method, folds=None, random_state=seed)
+
+    def fit(self, inside: Matrix, outside: Matrix | None = None) -> PerClass:
         """To samples in; those out are not used."""
-        self._scaler = NormScaler()
-        self._gaussian = LedoitWolf().fit(self._scaler.fit_transform(inside))
+        self._detector.fit(_with_classes(inside))
         return self
 
     def score(self, rows: Matrix) -> NDArray[np.float64]:
-        """[n] >= 0."""
-        return np.asarray(self._gaussian.mahalanobis(self._scaler.transform(rows)))
+        """[n]."""
+        return np.asarray(self._detector.score(_with_classes(rows)))
+
+
+def _with_classes(rows: Matrix) -> Features:
+    norms = rows[:, :-1]
+    names = [f"column.{i}" for i in range(norms.shape[1])]
+    return Features.from_arrays(norms, layers=names, predictions=rows[:, -1].astype(np.int64))
 
 
 class MixedHead:

@@ -72,20 +72,31 @@ def _set_tables(found: StudyResult, model: ModelEntry) -> Iterable[ResultTable]:
                 for m in methods
             }
             if methods:
-                groups.append(_group(name, len(groups), cells))
+                groups.append(_group(study, model, name, len(groups), columns, cells))
         if any(group.name == GIVEN for group in groups) or protocol == SAME_SET:
             yield ResultTable(
                 title, (_note(study, protocol),), (*columns, "mean"), tuple(groups), "method is"
             )
 
 
-def _group(name: str, number: int, cells: dict[str, list[Result | None]]) -> Group:
-    best = [
-        _best([row[i] for row in cells.values()], "auroc") for i in range(len(next(iter(cells.values()))))
-    ]
+def _group(
+    study: Study,
+    model: ModelEntry,
+    name: str,
+    number: int,
+    columns: Sequence[str],
+    cells: dict[str, list[Result | None]],
+) -> Group:
+    best = [_best([row[i] for row in cells.values()], "auroc") for i in range(len(columns))]
     rows = []
     for method, row in cells.items():
-        shown = [_cell(result, "auroc", best[i]) for i, result in enumerate(row)]
+        shown = []
+        for column, result, top in zip(columns, row, best, strict=True):
+            if result is not None:
+                shown.append(_cell(result, "auroc", top))
+                continue
+            figure = paper_auroc(study, model, column, method)
+            shown.append(Cell("–", "", False, "" if figure is None else figure_text(figure)))
         known = [result.auroc for result in row if result is not None]
         mean = sum(known) / len(known) if known else math.nan
         rows.append(Row(METHODS[method].title, (*shown, Cell(figure_text(mean), "", False))))

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from gradfast.studies.methods import METHODS
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, SAME_SET, Result, StudyResult
 from gradfast.studies.statistics import Estimate, estimate
 
-__all__ = ["difference", "verdict"]
+__all__ = ["Answer", "difference", "verdict"]
 
 _GRADIENT = ("purview-one-hot", "purview-all-ones")
 _FREE = "penultimate"
 
 
-def verdict(found: StudyResult) -> list[str]:
-    """A paragraph per model that was run; one that says so if none was."""
-    paragraphs = []
+@dataclass(frozen=True)
+class Answer:
+    """What the figures of one model say, a sentence each."""
+
+    model: str
+    sentences: tuple[str, ...]
+
+
+def verdict(found: StudyResult) -> list[Answer]:
+    """An answer per model that was run; one that says so if none was."""
+    answers = []
     for model in found.study.models:
         results = [r for r in found.chosen(model=model.name) if r.protocol != CONTROL and "auroc" in r.values]
         if results:
-            paragraphs.append(" ".join(_of_model(found, model.name, results)))
-    return paragraphs or [
-        "Nothing was measured: no model and images of this study are on disk; see what is left blank."
-    ]
+            answers.append(Answer(model.name, tuple(_of_model(found, model.name, results))))
+    nothing = "Nothing was measured: no model and images of this study are on disk; see what is left blank."
+    return answers or [Answer("", (nothing,))]
 
 
 def difference(first: Result, second: Result) -> Estimate:
@@ -38,23 +46,45 @@ def difference(first: Result, second: Result) -> Estimate:
 def _of_model(found: StudyResult, model: str, results: Sequence[Result]) -> Iterable[str]:
     kind = found.study.kind
     things = {"adversarial": "attack", "corruption": "corruption"}.get(kind, "outlier set")
-    seen = _ranked(results, (SAME_SET,))
-    unseen = _ranked(results, (LEFT_OUT, NO_OUTLIERS) if _has(results, LEFT_OUT) else (NO_OUTLIERS,))
-    blind = _ranked(results, (NO_OUTLIERS,))
-    yield f"{model}."
-    if seen:
-        yield f"With examples of what is to be found, use {_said(seen[0], results, (SAME_SET,), things)}."
-    if unseen and _has(results, LEFT_OUT):
-        name, mean = unseen[0]
-        yield (f"For a kind that nobody thought of, use {METHODS[name].title}: mean AUROC {mean:.3f} on kinds that it never"
-               " saw.")  # fmt: skip
-    if blind:
-        name, mean = blind[0]
-        yield f"Without any examples, use {METHODS[name].title}: mean AUROC {mean:.3f}."
-    for method in _GRADIENT:
-        yield from _against_free(results, method)
+    if _has(results, SAME_SET):
+        yield f"With examples of what is to be found: {_choice(results, (SAME_SET,), things)}."
+    if _has(results, LEFT_OUT):
+        yield (
+            f"For a kind that nobody thought of, and examples of others: {_choice(results, (LEFT_OUT, NO_OUTLIERS), things)}."
+        )
+    if _has(results, NO_OUTLIERS):
+        yield f"Without any examples: {_choice(results, (NO_OUTLIERS,), things)}."
+    yield from _against_free(results)
     if kind == "corruption":
         yield from _rank_sentence(found, model)
+
+
+def _choice(results: Sequence[Result], protocols: Sequence[str], things: str) -> str:
+    """The best method, its worst set, and what is as good within the interval."""
+    ranked = _ranked(results, protocols)
+    name, mean = ranked[0]
+    own = [r for r in results if r.method == name and r.protocol in protocols]
+    worst = min(own, key=lambda r: r.auroc)
+    count = len({r.outside for r in own})
+    level = f" at level {worst.level}" if worst.level else ""
+    said = f"use {METHODS[name].title}, mean AUROC {mean:.3f}"
+    if count > 1:
+        said += f" over {count} {things}s, worst {worst.auroc:.3f} ({worst.outside}{level})"
+    equal = [other for other, _ in ranked[1:] if not _beats(results, protocols, name, other)]
+    if equal:
+        said += f"; as good within the interval: {', '.join(METHODS[other].title for other in equal)}"
+    return said
+
+
+def _beats(results: Sequence[Result], protocols: Sequence[str], first: str, second: str) -> bool:
+    """Whether the mean AUROC over all sets differs by more than its interval, on the same splits."""
+    areas = []
+    for method in (first, second):
+        own = {(r.outside, r.level): r for r in results if r.method == method and r.protocol in protocols}
+        rows = [[s.auroc for s in own[key].outcome.splits] for key in sorted(own)]  # type: ignore[union-attr]
+        areas.append([sum(split) / len(split) for split in zip(*rows, strict=True)])
+    gap = estimate([a - b for a, b in zip(*areas, strict=True)])
+    return gap.mean > gap.half_width  # False for a single split, which has no interval
 
 
 def _has(results: Sequence[Result], protocol: str) -> bool:
@@ -72,37 +102,27 @@ def _ranked(results: Sequence[Result], protocols: Sequence[str]) -> list[tuple[s
     return sorted(full.items(), key=lambda item: -item[1])
 
 
-def _said(ranked: tuple[str, float], results: Sequence[Result], protocols: Sequence[str], things: str) -> str:
-    name, mean = ranked
-    own = [r for r in results if r.method == name and r.protocol in protocols]
-    worst = min(own, key=lambda r: r.auroc)
-    count = len({r.outside for r in own})
-    level = f" at level {worst.level}" if worst.level else ""
-    return (
-        f"{METHODS[name].title}: mean AUROC {mean:.3f} over {count} {things}{'s' if count > 1 else ''}"
-        f" (worst: {worst.auroc:.3f} on {worst.outside}{level})"
-    )
-
-
-def _against_free(results: Sequence[Result], method: str) -> Iterable[str]:
-    """How often gradient norms beat features without gradients under the same H, and how often not."""
-    for protocol, what in ((SAME_SET, "with the tested kind seen"), (LEFT_OUT, "with it left out")):
-        ours = {(r.outside, r.level): r for r in results if (r.method, r.protocol) == (method, protocol)}
+def _against_free(results: Sequence[Result]) -> Iterable[str]:
+    """Where gradient norms beat features without gradients under the same kind of H, and where they do not."""
+    for protocol, what in (
+        (SAME_SET, "with the tested kind seen"),
+        (LEFT_OUT, "with the tested kind left out"),
+    ):
+        ranked = [name for name, _ in _ranked(results, (protocol,)) if name in _GRADIENT]
+        if not ranked:
+            continue
+        ours = {(r.outside, r.level): r for r in results if (r.method, r.protocol) == (ranked[0], protocol)}
         free = {(r.outside, r.level): r for r in results if (r.method, r.protocol) == (_FREE, protocol)}
         shared = [key for key in ours if key in free and len(ours[key].outcome.splits) > 1]  # type: ignore[union-attr]
         if not shared:
             continue
-        better, worse = [], []
-        for key in shared:
-            gap = difference(ours[key], free[key])
-            if gap.mean > gap.half_width:
-                better.append(key)
-            elif -gap.mean > gap.half_width:
-                worse.append(key)
-        neither = len(shared) - len(better) - len(worse)
-        yield (f"{METHODS[method].title} against the same kind of H on gradient-free features, {what}: better on"
-               f" {_listed(better)}, worse on {_listed(worse)}, no difference beyond the interval on {neither} of"
-               f" {len(shared)}.")  # fmt: skip
+        gaps = {key: difference(ours[key], free[key]) for key in shared}
+        better = [key for key, gap in gaps.items() if gap.mean > gap.half_width]
+        worse = [key for key, gap in gaps.items() if -gap.mean > gap.half_width]
+        neither = [key for key in shared if key not in better and key not in worse]
+        yield (f"Do gradients help, {what}? {METHODS[ranked[0]].title} against {METHODS[_FREE].title}, which reads no gradients:"
+               f" better on {_listed(better)}; worse on {_listed(worse)}; no difference beyond the interval on"
+               f" {_listed(neither)}.")  # fmt: skip
 
 
 def _listed(keys: Sequence[tuple[str, int]]) -> str:

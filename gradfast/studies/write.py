@@ -38,7 +38,8 @@ _READING = (
 def write_results(found: StudyResult, out: Path, command: str = "") -> list[Path]:
     """Writes NAME.csv, NAME.md and NAME.html to a directory, each whole or not at all."""
     name, title = found.study.name, found.study.title
-    lead, tables, details = verdict(found), _tables(found), detail_tables(found)
+    tables, details = _tables(found), detail_tables(found)
+    lead = [(answer.model, answer.sentences) for answer in verdict(found)]
     blanks = [(_what(b.model, b.outside, b.method), b.why) for b in found.blanks]
     facts = list(dict.fromkeys(found.facts))
     facts += [(METHODS[m].title, METHODS[m].about) for m in found.study.methods if METHODS[m].about]
@@ -81,7 +82,7 @@ def _csv(found: StudyResult) -> str:
 
 def _markdown(
     title: str,
-    lead: Sequence[str],
+    lead: Sequence[tuple[str, Sequence[str]]],
     tables: Sequence[ResultTable],
     blanks: Sequence[tuple[str, str]],
     facts: Sequence[tuple[str, str]],
@@ -90,7 +91,9 @@ def _markdown(
     lines = [f"# {_plain(title)}", ""]
     if command:
         lines += [f"    {command}", ""]
-    lines += [line for paragraph in lead for line in (_plain(paragraph), "")]
+    for heading, sentences in lead:
+        lines += [f"**{_plain(heading)}**", ""] if heading else []
+        lines += [*(f"- {_plain(sentence)}" for sentence in sentences), ""]
     for table in tables:
         lines += [
             f"## {_plain(table.title)}",
