@@ -121,6 +121,13 @@ def test_does_not_depend_on_the_batches(name: str, model: nn.Module, images: Ten
     assert torch.allclose(whole.images, parts.images, atol=1e-6)
 
 
+def test_prints_nothing(
+    model: nn.Module, images: Tensor, labels: Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attack(model, images, labels, "iterll")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_least_likely_goes_to_the_least_likely_class(
     model: nn.Module, images: Tensor, labels: Tensor
 ) -> None:
@@ -158,8 +165,12 @@ def test_normalisation_is_part_of_the_model(images: Tensor) -> None:
 class TestNeverSucceeds:
     def test_is_flagged_and_has_no_images(self, images: Tensor) -> None:
         class Constant(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.logits = nn.Parameter(torch.tensor([1.0, 0.0, 0.0]))
+
             def forward(self, x: Tensor) -> Tensor:
-                return x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0])
+                return x.flatten(1)[:, :3] * 0 + self.logits
 
         with pytest.warns(AttackWarning, match=r"fgsm \(eps 0.03137, seed 0\) fooled none of the 20 images"):
             result = attack(Constant(), images, torch.zeros(20, dtype=torch.int64), "fgsm")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,9 +164,10 @@ def _run(
             f"{name}: needs torchattacks, which cannot be imported ({error}): pip install torchattacks"
         ) from error
     kinds = {"fgsm": "FGSM", "bim": "BIM", "iterll": "BIM", "pgd": "PGD", "cw": "CW"}
-    attacker = getattr(torchattacks, kinds[name])(model, **budget)
-    if name == "iterll":
-        attacker.set_mode_targeted_least_likely(quiet=True)
+    with redirect_stdout(io.StringIO()):  # it prints what it is set to
+        attacker = getattr(torchattacks, kinds[name])(model, **budget)
+        if name == "iterll":
+            attacker.set_mode_targeted_least_likely()
     adversarial: Tensor = attacker(x, y)
     return adversarial
 
