@@ -239,7 +239,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("option", "value"),
         [
-            ("epochs", 0), ("epochs", 1.5), ("batch_size", 0), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0),
+            ("epochs", 0), ("epochs", 1.5), ("batch_size", 1), ("lr", 0.0), ("lr", float("nan")), ("momentum", 1.0),
             ("weight_decay", -1.0), ("schedule", "linear"), ("ema", 1.0), ("seed", -1), ("crop", 0),
             ("mean", (float("inf"),)), ("mean", 0.5), ("std", (0.0,)), ("std", ()),
         ],
@@ -255,6 +255,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
+            ({"data": DATA.bytes}, "data: got a uint8 tensor"),
             ({"data": DATA[:0]}, "data: got no images"),
             ({"test": TEST[:0]}, "test: got no images"),
             (
@@ -275,6 +276,11 @@ class TestBadInput:
         given = {"build": Small, "data": DATA, "test": TEST, "recipe": SHORT, **changed}
         with pytest.raises(InputError, match=message):
             train(given["build"], given["data"], given["test"], tmp_path, given["recipe"], progress=False)
+
+    @pytest.mark.parametrize("device", ["cuda:99", "gpu", 1.5])
+    def test_device(self, device: Any, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="device: got"):
+            run(tmp_path, device=device)
 
     def test_loss_that_is_no_number(self, tmp_path: Path) -> None:
         with pytest.raises(

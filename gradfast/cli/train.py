@@ -34,7 +34,7 @@ def train(
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    batch_size: Annotated[int, typer.Option(min=2)] = 128,
     lr: Annotated[float, typer.Option(help="The largest learning rate of the schedule.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="On every parameter.")] = 5e-4,
     schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.one_cycle,
@@ -48,6 +48,7 @@ def train(
         float | None, typer.Option(help="Keep a moving average of the weights, of this decay per step.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str | None, typer.Option(help="Such as cuda:0. Default: the CPU.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first so many only.")] = None,
@@ -93,7 +94,7 @@ def train(
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
-    job = Job(model, data, out, recipe, preprocess, test, limit, test_limit, num_classes, threads)
+    job = Job(model, data, out, recipe, preprocess, test, limit, test_limit, num_classes, threads, device)
     run_job(job, progress=progress, say=say)
 
 

@@ -35,6 +35,7 @@ class Job:
     test_limit: int | None = None
     num_classes: int | None = None
     threads: int | None = None
+    device: str | None = None
 
 
 def run_job(
@@ -75,6 +76,7 @@ def run_job(
         job.out,
         job.recipe,
         name=job.model,
+        device=job.device,
         progress=progress,
         say=lambda row: say(_line(row, job.recipe.epochs)),
     )

@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from gradfast.data import Pixels
 from gradfast.data.fingerprint import of_arrays
 from gradfast.errors import GradfastError, InputError, describe
+from gradfast.models import load_state_dict
 from gradfast.progress import SampleProgress
 from gradfast.store.errors import MismatchError
 from gradfast.store.files import read_sealed, write_atomically, write_sealed
@@ -69,6 +70,7 @@ def train(
     recipe: Recipe | None = None,
     *,
     name: str = "model",
+    device: torch.device | str | None = None,
     progress: bool = True,
     say: Callable[[Row], None] = lambda row: None,
 ) -> TrainingResult:
@@ -85,6 +87,7 @@ def train(
         out: the directory; made if it is not there.
         recipe: default: `Recipe()`.
         name: of the architecture, for the record.
+        device: to compute on; None: the CPU. On others, equal bits are not promised.
         progress: show a bar per epoch.
         say: told each epoch's metrics.
 
@@ -95,6 +98,7 @@ def train(
         TrainingError: the loss is not finite; the last checkpoint is kept.
     """
     recipe = recipe or Recipe()
+    where = _device(device)
     _check(data, test, recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -112,7 +116,7 @@ def train(
         **recipe.settings(),
     }
     settings = json.loads(json.dumps(settings))
-    return _Run(model, data, test, Path(out), recipe, settings, progress, say).run()
+    return _Run(model.to(where), data, test, Path(out), recipe, settings, progress, say).run()
 
 
 class _Run:
@@ -130,6 +134,7 @@ class _Run:
         self._data, self._test, self._out, self._recipe = data, test, out, recipe
         self._settings, self._progress, self._say = settings, progress, say
         self._model = model.to(memory_format=torch.channels_last)
+        self._device = next(model.parameters()).device
         steps = -(-len(data) // recipe.batch_size)
         if len(data) % recipe.batch_size == 1 and len(data) > 1:
             steps -= 1
@@ -172,8 +177,6 @@ class _Run:
         stored = read_sealed(record)
         self._refuse_others(stored["settings"])
         self._history = stored["history"]
-        from gradfast.models import load_state_dict  # it is needed here only
-
         self._kept().load_state_dict(load_state_dict(self._out / WEIGHTS))
         return self._result()
 
@@ -203,7 +206,8 @@ class _Run:
         with torch.random.fork_rng(devices=[]), bar:
             torch.manual_seed(epoch_seed(recipe.seed, epoch))  # for a model with dropout
             for pixels, labels in batches:
-                loss, hits = self._step(recipe.normalise(pixels), labels)
+                x = recipe.normalise(pixels.to(self._device))
+                loss, hits = self._step(x, labels.to(self._device))
                 losses += loss * len(labels)
                 right += hits
                 seen += len(labels)
@@ -236,7 +240,7 @@ class _Run:
         return float(loss.detach()), int((logits.argmax(1) == labels).sum())
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.bf16)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.bf16)
 
     @torch.no_grad()
     def _accuracy(self) -> float:
@@ -245,8 +249,8 @@ class _Run:
         for first in range(0, len(self._test), _TEST_BATCH):
             part = self._test[first : first + _TEST_BATCH]
             with self._autocast():
-                logits = model(self._recipe.normalise(part.bytes))
-            right += int((logits.argmax(1) == part.labels).sum())
+                logits = model(self._recipe.normalise(part.bytes.to(self._device)))
+            right += int((logits.argmax(1).cpu() == part.labels).sum())
         return right / len(self._test)
 
     def _write_metrics(self) -> None:
@@ -257,8 +261,20 @@ class _Run:
         write_atomically(self._out / METRICS, text.getvalue().encode(), self._out / PROGRESS)
 
 
+def _device(device: torch.device | str | None) -> torch.device:
+    try:
+        return torch.empty(0, device="cpu" if device is None else device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device: got {describe(device)}; wanted one that torch has here ({reason})"
+        ) from error
+
+
 def _check(data: Pixels, test: Pixels, recipe: Recipe) -> None:
     for what, pixels in (("data", data), ("test", test)):
+        if not isinstance(pixels, Pixels):
+            raise InputError(f"{what}: got {describe(pixels)}; wanted gradfast.data.Pixels, see read_pixels")
         if not len(pixels):
             raise InputError(f"{what}: got no images; wanted at least one")
         unknown = int((pixels.labels < 0).sum())

@@ -28,7 +28,7 @@ class Recipe:
 
     Args:
         epochs: passes over the images.
-        batch_size: images per step; an epoch's last batch may be smaller.
+        batch_size: images per step, at least 2; an epoch's last batch may be smaller.
         lr: the schedule's largest learning rate.
         momentum: of SGD, in [0, 1).
         weight_decay: on every parameter.
@@ -64,7 +64,7 @@ class Recipe:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("epochs", 1), ("batch_size", 2), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(f"{name}: got {describe(value)}; wanted an integer, at least {least}")
