@@ -23,7 +23,8 @@ from gradfast.studies.images import Images, compressed
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.ood import norm_profile, record
 from gradfast.studies.paper import paper_auroc
-from gradfast.studies.protocols import Group, Pairing, run_method
+from gradfast.studies.protocols import Group, Pairing
+from gradfast.studies.remember import remembered_run
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_SET
 from gradfast.studies.workbench import Subject
 
@@ -150,7 +151,7 @@ def _row(
 ) -> None:
     bench, entry = subject.bench, subject.entry
     try:
-        (tested,) = run_method(method, [pairing], learned, protocol, bench.seeds)
+        (tested,) = remembered_run(bench.cache, method, [pairing], learned, protocol, bench.seeds)
     except InputError as error:
         bench.blank(entry, pairing.name, method.name, error)
         return

@@ -14,13 +14,15 @@ import torch
 
 from gradfast.corruptions import CORRUPTIONS, corrupt
 from gradfast.errors import InputError
+from gradfast.studies.cache import Arrays
 from gradfast.studies.catalogue import Located, MissingSetError, SetEntry
 from gradfast.studies.curves import add_curves
 from gradfast.studies.images import Images, compressed, read_images
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.ood import group_of, norm_profile, record
 from gradfast.studies.paper import paper_level
-from gradfast.studies.protocols import Pairing, fitted_scorer, run_method, tested_scores
+from gradfast.studies.protocols import Pairing, fitted_scorer, tested_scores
+from gradfast.studies.remember import remembered, remembered_run
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, SAME_SET, Result
 from gradfast.studies.statistics import estimate, spearman
 from gradfast.studies.workbench import Subject
@@ -143,12 +145,21 @@ def _levels(
     levels = subject.bench.study.levels
     if not _cells(subject, method, kind, tested, levels, learned, protocol) or len(levels) < 2:
         return
-    found = []
-    for seed in subject.bench.seeds:
-        scorer, _, _ = fitted_scorer(method, learned, seed)
-        scores = [tested_scores(method, scorer, pairing.outside, seed) for pairing in tested]
-        joined, numbers = np.concatenate(scores), np.repeat(levels, [len(s) for s in scores])
-        found.append(spearman(joined[~np.isnan(joined)], numbers[~np.isnan(joined)]))
+    bench = subject.bench
+
+    def correlations() -> Arrays:
+        found = []
+        for seed in bench.seeds:
+            scorer, _, _ = fitted_scorer(method, learned, seed)
+            scores = [tested_scores(method, scorer, pairing.outside, seed) for pairing in tested]
+            joined, numbers = np.concatenate(scores), np.repeat(levels, [len(s) for s in scores])
+            found.append(spearman(joined[~np.isnan(joined)], numbers[~np.isnan(joined)]))
+        return {"spearman": np.array(found)}
+
+    what = f"spearman, {protocol}, {list(levels)}"
+    found = remembered(bench.cache, what, method, [tested, learned], bench.seeds, correlations)[
+        "spearman"
+    ].tolist()
     subject.bench.found.results.append(
         Result(subject.entry.name, subject.entry.inside, kind, 0, protocol, method.name,
                {"spearman": estimate(found)}, (0, 0, 0, 0))
@@ -166,7 +177,7 @@ def _cells(
 ) -> bool:
     bench, entry = subject.bench, subject.entry
     try:
-        found = run_method(method, tested, learned, protocol, bench.seeds)
+        found = remembered_run(bench.cache, method, tested, learned, protocol, bench.seeds)
     except InputError as error:
         bench.blank(entry, kind, method.name, error)
         return False

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 
 from gradfast.detectors.metrics import auroc
 from gradfast.errors import InputError
+from gradfast.studies.cache import Arrays
+from gradfast.studies.methods import MethodEntry
 from gradfast.studies.protocols import Pairing, fitted_scorer, tested_scores
+from gradfast.studies.remember import remembered
 from gradfast.studies.results import Curve
 from gradfast.studies.statistics import estimate
 from gradfast.studies.workbench import Subject
@@ -33,20 +37,32 @@ def add_curves(subject: Subject, pairings: Iterable[Pairing]) -> None:
         for method in subject.methods:
             if method.name not in _METHODS:
                 continue
-            found = []
+            what = f"curve, {sizes}"
+            fit = partial(_areas, method, pairing, sizes, bench.seeds)
             try:
-                for size in sizes:
-                    areas = []
-                    for seed in bench.seeds:
-                        scorer, _, _ = fitted_scorer(method, [pairing], seed, size)
-                        scores = [
-                            tested_scores(method, scorer, g, seed) for g in (pairing.inside, pairing.outside)
-                        ]
-                        areas.append(auroc(*(s[~np.isnan(s)] for s in scores)))
-                    found.append(estimate(areas))
+                areas = remembered(bench.cache, what, method, [[pairing]], bench.seeds, fit)["areas"]
             except InputError as error:
                 bench.blank(subject.entry, pairing.name, method.name, f"no learning curve: {error}")
                 continue
             bench.found.curves.append(
-                Curve(subject.entry.name, pairing.name, method.name, tuple(sizes), tuple(found))
+                Curve(
+                    subject.entry.name,
+                    pairing.name,
+                    method.name,
+                    tuple(sizes),
+                    tuple(estimate(row) for row in areas.tolist()),
+                )
             )
+
+
+def _areas(method: MethodEntry, pairing: Pairing, sizes: Sequence[int], seeds: Sequence[int]) -> Arrays:
+    """AUROC, [sizes, seeds]."""
+    areas = np.empty((len(sizes), len(seeds)))
+    for i, size in enumerate(sizes):
+        for j, seed in enumerate(seeds):
+            scorer, _, _ = fitted_scorer(method, [pairing], seed, size)
+            scores = [
+                tested_scores(method, scorer, group, seed) for group in (pairing.inside, pairing.outside)
+            ]
+            areas[i, j] = auroc(*(found[~np.isnan(found)] for found in scores))
+    return {"areas": areas}

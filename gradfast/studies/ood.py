@@ -16,7 +16,8 @@ from gradfast.studies.curves import add_curves
 from gradfast.studies.images import Images, Recipe, compressed, read_images
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.paper import paper_figure
-from gradfast.studies.protocols import Group, Pairing, Tested, run_method
+from gradfast.studies.protocols import Group, Pairing, Tested
+from gradfast.studies.remember import remembered_run
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_SET, Result, metric_estimates
 from gradfast.studies.workbench import Subject, limited
 
@@ -107,7 +108,7 @@ def _row(
 ) -> None:
     bench = subject.bench
     try:
-        (tested,) = run_method(method, [pairing], learned, protocol, bench.seeds)
+        (tested,) = remembered_run(bench.cache, method, [pairing], learned, protocol, bench.seeds)
     except InputError as error:
         bench.blank(subject.entry, pairing.name, method.name, error)
         return

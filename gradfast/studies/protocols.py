@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gradfast.detectors.evaluation import Outcome, halves
 from gradfast.detectors.metrics import DetectionMetrics, evaluate
 from gradfast.errors import InputError
+from gradfast.studies.cache import digest
 from gradfast.studies.columns import Columns
 from gradfast.studies.methods import MethodEntry
 from gradfast.studies.scorers import Matrix, Scorer
@@ -58,6 +59,16 @@ class Group:
             self._matrices.clear()
             self._matrices[method.name] = method.matrix(self.columns)
         return self._matrices[method.name]
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {}
+
+    def digest(self, method: MethodEntry) -> str:
+        """Hex SHA-256 of `matrix`."""
+        if method.name not in self._digests:
+            self._digests[method.name] = digest(self.matrix(method))
+        return self._digests[method.name]
 
 
 @dataclass(frozen=True)
