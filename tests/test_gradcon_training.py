@@ -1,0 +1,198 @@
+"""GradCON's training loop: seeds, checkpoints, resumption, Lightning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gradfast.errors import InputError
+from gradfast.gradcon import (
+    ConvAutoencoder,
+    ConvVAE,
+    GradConLoss,
+    GradConScorer,
+    GradConTrainer,
+    TrainingSettings,
+    load_scorer,
+    one_class,
+)
+
+SIZE = (8, 8)
+SETTINGS = TrainingSettings(batch_size=8, validation=0.25)
+
+
+def images(n: int = 32) -> Tensor:
+    return torch.randint(0, 256, (n, 1, *SIZE), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+
+
+def trainer(
+    directory: Path | None = None,
+    build: type[nn.Module] = ConvAutoencoder,
+    settings: TrainingSettings = SETTINGS,
+) -> GradConTrainer:
+    torch.manual_seed(0)
+    return GradConTrainer(build(1, SIZE), images(), settings, directory=directory)
+
+
+@pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
+def test_resumed_equals_unbroken_bit_for_bit(tmp_path: Path, build: type[nn.Module]) -> None:
+    unbroken = trainer(tmp_path / "a", build)
+    unbroken.fit(4)
+    trainer(tmp_path / "b", build).fit(1)
+    torch.rand(7)  # what happens between the two must not matter
+    resumed = trainer(tmp_path / "b", build)
+    resumed.fit(4)
+    for name in ("last.safetensors", "best.safetensors"):
+        a, b = load_file(tmp_path / "a" / name), load_file(tmp_path / "b" / name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[n], b[n]) for n in a)
+    drop = {"seconds": 0.0}
+    assert [{**vars(e), **drop} for e in unbroken.history] == [{**vars(e), **drop} for e in resumed.history]
+
+
+def test_seeds_repeat_and_differ() -> None:
+    def last(seed: int) -> float:
+        t = trainer(settings=TrainingSettings(batch_size=8, seed=seed))
+        return t.fit(1)[-1].total
+
+    assert last(1) == last(1)
+    assert last(1) != last(2)
+
+
+def test_training_leaves_the_callers_random_state() -> None:
+    t = trainer(build=ConvVAE)
+    before = torch.get_rng_state()
+    t.fit(1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_history_and_best_epoch(tmp_path: Path) -> None:
+    heard: list[int] = []
+    t = trainer(tmp_path)
+    t.fit(3, lambda epoch: heard.append(epoch.number))
+    assert heard == [1, 2, 3]
+    assert t.best is not None
+    assert t.best.validation == min(e.validation for e in t.history)
+    assert t.history[-1].reconstruction < t.history[0].reconstruction
+    assert len(t.history[0].cosines) == 4
+    assert len(t.held_out) == 8
+    assert len(set(t.held_out.tolist()) | set(t.rows.tolist())) == 32
+
+
+def test_weight_zero_is_plain_training() -> None:
+    plain = trainer(settings=TrainingSettings(batch_size=8, weight=0.0))
+    plain.fit(1)
+    torch.manual_seed(0)
+    model = ConvAutoencoder(1, SIZE)
+    other = GradConTrainer(model, images(), TrainingSettings(batch_size=8, weight=0.0))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    order = other.rows[torch.randperm(len(other.rows), generator=torch.Generator().manual_seed(1))]
+    for rows in order.split(8):
+        x = images()[rows].float() / 255
+        optimizer.zero_grad()
+        torch.nn.functional.mse_loss(model(x), x).backward()
+        optimizer.step()
+    for a, b in zip(plain.model.parameters(), model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+    assert int(plain.loss.reference.count) == 4
+
+
+@pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
+def test_scorer_from_a_checkpoint(tmp_path: Path, build: type[nn.Module]) -> None:
+    t = trainer(tmp_path, build)
+    t.fit(2)
+    x = images(5).float() / 255
+    ours, loaded = GradConScorer(t.model, t.loss)(x), load_scorer(tmp_path / "last.safetensors")(x)
+    for name, values in ours.by_name().items():
+        assert np.array_equal(values, loaded.by_name()[name])
+
+
+def test_a_users_own_model_is_given_to_load_scorer(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Linear(4, 64), nn.Unflatten(1, (1, *SIZE)))
+
+    t = GradConTrainer(build(), images(), SETTINGS, decoder="2", directory=tmp_path)
+    t.fit(1)
+    with pytest.raises(InputError, match="a model of the user's own"):
+        load_scorer(tmp_path / "last.safetensors")
+    x = images(3).float() / 255
+    scores = load_scorer(tmp_path / "last.safetensors", build())(x)
+    assert np.array_equal(scores.gradient, GradConScorer(t.model, t.loss)(x).gradient)
+
+
+class TestBadInput:
+    def test_checkpoint_of_another_training(self, tmp_path: Path) -> None:
+        trainer(tmp_path).fit(1)
+        with pytest.raises(InputError, match="settings"):
+            trainer(tmp_path, settings=TrainingSettings(batch_size=4))
+        with pytest.raises(InputError, match="images"):
+            GradConTrainer(ConvAutoencoder(1, SIZE), images() // 2, SETTINGS, directory=tmp_path)
+        with pytest.raises(InputError, match="another model"):
+            GradConTrainer(ConvVAE(1, SIZE), images(), SETTINGS, directory=tmp_path)
+
+    def test_checkpoint_that_is_none(self, tmp_path: Path) -> None:
+        (tmp_path / "x.safetensors").write_bytes(b"not a checkpoint")
+        with pytest.raises(InputError, match="cannot be read"):
+            load_scorer(tmp_path / "x.safetensors")
+        with pytest.raises(InputError, match="not a file"):
+            load_scorer(tmp_path / "y.safetensors")
+
+    def test_a_class_with_no_images(self) -> None:
+        with pytest.raises(InputError, match=r"label: got 7 .*a class with no images; wanted one of 0, 1"):
+            one_class(images(4), torch.tensor([0, 1, 1, 0]), 7)
+
+    def test_no_images(self) -> None:
+        with pytest.raises(InputError, match="x: got"):
+            GradConTrainer(ConvAutoencoder(1, SIZE), images()[:0])
+
+    def test_settings_out_of_range(self) -> None:
+        for settings in (
+            TrainingSettings(validation=1.0),
+            TrainingSettings(batch_size=0),
+            TrainingSettings(learning_rate=0),
+        ):
+            with pytest.raises(InputError, match="settings"):
+                trainer(settings=settings)
+
+
+def test_in_a_lightning_module(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning")
+
+    class Detector(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = ConvAutoencoder(1, SIZE)
+            self.criterion = GradConLoss(self.model)
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            return self.criterion(batch[0]).total
+
+        def validation_step(self, batch: list[Tensor], _: int) -> None:
+            self.log("loss", self.criterion(batch[0]).total)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters(), 1e-3)
+
+    torch.manual_seed(0)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images().float() / 255), batch_size=8)
+    detector = Detector()
+    runner = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False, accumulate_grad_batches=2, gradient_clip_val=1.0,
+    )  # fmt: skip
+    runner.fit(detector, data, data)
+    assert int(detector.criterion.reference.count) == 8
+    assert sum(name.startswith("criterion.reference") for name in detector.state_dict()) == 5
+    assert runner.callback_metrics["loss"].isfinite()
+    x = images(3).float() / 255
+    scores = GradConScorer(detector.model, detector.criterion)(x)
+    runner.save_checkpoint(tmp_path / "l.ckpt", weights_only=True)
+    other = Detector()
+    other.load_state_dict(torch.load(tmp_path / "l.ckpt", weights_only=True)["state_dict"])
+    assert np.array_equal(GradConScorer(other.model, other.criterion)(x).gradient, scores.gradient)
