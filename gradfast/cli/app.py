@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from gradfast.cli import detect
+from gradfast.cli import detect, gradcon
 from gradfast.cli.bench import bench
 from gradfast.cli.demo import demo
 from gradfast.cli.extract import extract
@@ -83,6 +83,7 @@ def root(
 app.command()(demo)
 app.command()(extract)
 app.add_typer(detect.app, name="detect")
+app.add_typer(gradcon.app, name="gradcon")
 app.command()(study)
 app.command()(info)
 app.command()(bench)

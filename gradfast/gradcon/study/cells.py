@@ -58,6 +58,7 @@ def run_cell(
     epochs: int,
     *,
     limit: int | None = None,
+    batch_size: int = 64,
     tell: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, Any]:
     """Trains up to ``epochs`` epochs and tests after the last one and after the best one; returns and keeps the result.
@@ -74,7 +75,7 @@ def run_cell(
     trainer = GradConTrainer(
         make_model(cell.model, data.train.images.shape[1], cell.seed),
         data.normal(cell.label, limit, cell.seed),
-        TrainingSettings(weight=_WEIGHT if constrained else 0.0, seed=cell.seed),
+        TrainingSettings(batch_size=batch_size, weight=_WEIGHT if constrained else 0.0, seed=cell.seed),
         directory=folder,
     )
     trainer.fit(epochs, tell)
@@ -86,6 +87,7 @@ def run_cell(
         "model": cell.model,
         "seed": cell.seed,
         "epochs": epochs,
+        "batch_size": batch_size,
         "best_epoch": best.number if best else 0,
         "train_images": len(trainer.rows),
         "test_images": [len(inside), len(outside)],

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import gzip
-import struct
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
 from gradfast.data import Preprocess, open_images
+from gradfast.data.opening import ConversionWarning
 from gradfast.errors import InputError
 from gradfast.gradcon.training import one_class
 
-__all__ = ["SIZE", "ClassImages", "OneClass", "digits", "fashion_mnist", "from_spec", "halves", "split_off"]
+__all__ = ["SIZE", "ClassImages", "OneClass", "digits", "from_spec", "split_off"]
 
 SIZE = 28
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
 _CIFAR10 = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -78,45 +78,24 @@ def from_spec(
     cache: Path | None = None,
     classes: tuple[str, ...] | None = None,
 ) -> OneClass:
-    """From whatever `gradfast.data.open_images` opens; without ``test``, a fifth of the training images is split off.
+    """From whatever `gradfast.data.open_images` opens; without ``test``, a fifth of the images is split off for it.
+
+    One ``train`` and ``test`` alike is a set that holds both (Fashion-MNIST's folder of ``*-ubyte.gz`` files).
 
     ``cache``: a folder for the decoded images.
     """
     first = _decoded(train, "train", channels, cache)
-    about = f"{name}: {len(first):,} images of {train.rsplit('/', 1)[-1]}"
+    about = f"{name}: {len(first):,} images of {_name(train)}"
     if test is None:
         first, last = split_off(first)
         about += f", a fifth of each class ({len(last):,}) kept for the test"
     else:
         last = _decoded(test, "test", channels, cache)
-        about += f", {len(last):,} of {test.rsplit('/', 1)[-1]} for the test"
+        about += f", {len(last):,} of {_name(test)} for the test"
     found = tuple(map(str, range(int(first.labels.max()) + 1)))
-    if classes is None and name.lower().startswith("cifar-10"):
-        classes = _CIFAR10
-    return OneClass(name, first, last, classes or found, f"{about}; resized to {SIZE} x {SIZE}.")
-
-
-def fashion_mnist(folder: Path, limit: int | None = None) -> OneClass:
-    """Fashion-MNIST from the four .gz files that Debian's ``dataset-fashion-mnist`` and its authors give.
-
-    ``limit``: training images kept, the first ones.
-
-    Raises:
-        InputError: a file is missing; the message says where to get it.
-    """
-    parts = {}
-    for part in ("train", "t10k"):
-        images, labels = (_idx(folder / f"{part}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
-        parts[part] = ClassImages(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
-    train = parts["train"]
-    if limit is not None:
-        train = ClassImages(train.images[:limit], train.labels[:limit])
-    names = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot")
-    about = (
-        f"Fashion-MNIST (Debian's dataset-fashion-mnist): {len(train):,} training and "
-        f"{len(parts['t10k']):,} test images, 28 x 28. The paper splits it otherwise (five folds)."
-    )
-    return OneClass("Fashion-MNIST", train, parts["t10k"], names, about)
+    if classes is None:
+        classes = {"CIFAR-10": _CIFAR10, "Fashion-MNIST": _FASHION}.get(name, found)
+    return OneClass(name, first, last, classes, f"{about}; resized to {SIZE} x {SIZE}.")
 
 
 def digits() -> OneClass:
@@ -147,13 +126,10 @@ def split_off(data: ClassImages, share: float = 0.2, seed: int = 0) -> tuple[Cla
     )
 
 
-def halves(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Every other image, and the rest."""
-    return images[::2], images[1::2]
-
-
 def _decoded(spec: str, split: str, channels: int, cache: Path | None) -> ClassImages:
-    stored = open_images(spec, Preprocess(size=SIZE, channels=channels), split=split)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)  # the study says so itself
+        stored = open_images(spec, Preprocess(size=SIZE, channels=channels), split=split)
     kept = cache / f"{stored.fingerprint()[:16]}-{channels}.safetensors" if cache is not None else None
     if kept is not None and kept.exists():
         found = load_file(kept)
@@ -173,16 +149,6 @@ def _decoded(spec: str, split: str, channels: int, cache: Path | None) -> ClassI
     return ClassImages(images, labels)
 
 
-def _idx(path: Path) -> NDArray[np.uint8]:
-    """An array in the format of MNIST's files: two zeros, type 8 (bytes), the number of dimensions, the sizes, the bytes."""
-    if not path.is_file():
-        raise InputError(
-            f"source: there is no {path}; Debian's package dataset-fashion-mnist has it, and "
-            "https://github.com/zalandoresearch/fashion-mnist"
-        )
-    raw = gzip.decompress(path.read_bytes())
-    if raw[:3] != b"\x00\x00\x08":
-        raise InputError(f"source: {path} is not an IDX file of bytes")
-    shape = struct.unpack(f">{raw[3]}I", raw[4 : 4 + 4 * raw[3]])
-    array: NDArray[np.uint8] = np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape).copy()
-    return array
+def _name(spec: str) -> str:
+    """The end of a path, which says enough and tells nothing of where it is."""
+    return spec.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,212 @@
+"""`gradfast gradcon train | score | study`: autoencoders with constrained gradients."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gradfast.gradcon.study.data import OneClass
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Anomaly detection by the direction of gradients (GradCON): train, score, and the papers' tables.",
+)
+
+
+class Model(str, Enum):
+    """Architectures by name."""
+
+    cae = "cae"
+    vae = "vae"
+
+
+class ProfileName(str, Enum):
+    """How much a study runs."""
+
+    quick = "quick"
+    full = "full"
+
+
+DataOption = Annotated[
+    str,
+    typer.Argument(
+        help='"digits" (embedded), or labelled images as gradfast extract takes them; resized to 28 x 28.'
+    ),
+]
+TestOption = Annotated[
+    str | None, typer.Option(help="Test images, as DATA. Default: a fifth of DATA is kept for the test.")
+]
+ChannelsOption = Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).")]
+
+
+@app.command()
+def train(
+    data: DataOption = "digits",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for checkpoints and plots.")] = Path(
+        "gradcon"
+    ),
+    label: Annotated[int, typer.Option(help="The normal class.")] = 0,
+    model: Annotated[Model, typer.Option(help="The paper's CAE or VAE.")] = Model.cae,
+    test: TestOption = None,
+    channels: ChannelsOption = 1,
+    epochs: Annotated[int, typer.Option(min=1, help="In all; a training found in OUT goes on.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    weight: Annotated[float, typer.Option(help="Of the constraint; 0 is plain training.")] = 0.03,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(min=10, help="Normal training images.")] = None,
+    plots: Annotated[
+        bool, typer.Option(help="Write reconstructions, histograms, ROC and training curves.")
+    ] = True,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Train on one class, score the others: AUROC by score, checkpoints, plots."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from gradfast.detectors.metrics import auroc
+    from gradfast.gradcon import GradConScorer, GradConTrainer, TrainingSettings
+    from gradfast.gradcon.study.cells import make_model
+    from gradfast.gradcon.training import as_float
+
+    images = _load(data, test, channels)
+    trainer = GradConTrainer(
+        make_model(model.value.upper(), images.train.images.shape[1], seed),
+        images.normal(label, limit, seed),
+        TrainingSettings(batch_size=batch_size, weight=weight, seed=seed),
+        directory=out,
+    )
+    with Progress(console=Console(stderr=True), disable=not progress) as bar:
+        task = bar.add_task(
+            f"training on {len(trainer.rows):,} images", total=epochs, completed=len(trainer.history)
+        )
+        trainer.fit(epochs, lambda epoch: bar.advance(task))
+    scorer = GradConScorer(trainer.model, trainer.loss)
+    inside, outside = (as_float(x) for x in images.tested(label, seed))
+    normal, others = scorer(inside), scorer(outside).by_name()
+    last = trainer.history[-1]
+    print(
+        f"{images.name}, class {images.classes[label]}: epoch {last.number}, mean squared error {last.reconstruction:.4f}, "
+        f"mean cosine {-last.constraint:.3f}"
+    )
+    print(f"AUROC on {len(inside)} normal and {len(outside)} anomalous test images:")
+    for name, values in normal.by_name().items():
+        print(f"  {name:15} {auroc(values, others[name]):.3f}")
+    print(f"checkpoints: {out}/last.safetensors, {out}/best.safetensors")
+    if plots:
+        from gradfast.gradcon.study.plots import figure_files
+
+        written = figure_files(scorer, trainer.history, inside[:200], outside[:200], out)
+        print("plots: " + ", ".join(map(str, written)))
+
+
+@app.command()
+def score(
+    checkpoint: Annotated[Path, typer.Argument(help="last.safetensors or best.safetensors of a training.")],
+    data: Annotated[
+        str, typer.Argument(help='Images to score, as gradfast extract takes them, or "digits".')
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Table of the scores: .csv or .parquet.")] = Path(
+        "scores.csv"
+    ),
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    weight: Annotated[float, typer.Option(help="Of the gradient score in the combined one.")] = 0.12,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many images.")] = None,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Score images: higher = more anomalous. One row per image."""
+    from gradfast.cli.detection import write_scores
+    from gradfast.gradcon.study.scoring import score_images
+
+    table = score_images(
+        checkpoint, data, batch_size=batch_size, weight=weight, limit=limit, progress=progress
+    )
+    write_scores(table, out)
+    flagged = sum(table["flagged"].to_pylist())
+    print(
+        f"scored {table.num_rows:,} images"
+        + (f", {flagged:,} without a direction (flagged)" if flagged else "")
+    )
+    print(f"scores: {out}")
+
+
+@app.command()
+def study(
+    data: DataOption = "digits",
+    name: Annotated[
+        str | None,
+        typer.Option(help='For the table; "CIFAR-10" has the paper\'s beside it. Default: from DATA.'),
+    ] = None,
+    test: TestOption = None,
+    channels: ChannelsOption = 1,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory for gradcon-NAME.md and .csv.")] = Path(
+        "study-gradcon"
+    ),
+    work: Annotated[
+        Path | None, typer.Option(help="Trained models and results are kept there. Default: OUT/work.")
+    ] = None,
+    profile: Annotated[
+        ProfileName, typer.Option(help="quick (minutes) or full (hours).")
+    ] = ProfileName.quick,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="In place of the profile's; more than before trains on.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=10, help="Normal training images, in place of the profile's.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="The paper's; fewer images want smaller batches.")
+    ] = 64,
+    seeds: Annotated[int | None, typer.Option(min=1, help="In place of the profile's.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
+    ] = None,
+    label: Annotated[list[int] | None, typer.Option(help="Only this normal class; may be repeated.")] = None,
+) -> None:
+    """The tutorial's table: every class in turn is the normal one. Started again, it goes on where it was."""
+    import shlex
+    import sys
+    from dataclasses import replace
+
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    from gradfast.errors import InputError
+    from gradfast.gradcon.study.cells import MODELS
+    from gradfast.gradcon.study.run import PROFILES, run, write
+
+    chosen = PROFILES[profile.value]
+    chosen = replace(
+        chosen,
+        epochs=epochs or chosen.epochs,
+        batch_size=batch_size,
+        limit=limit or chosen.limit,
+        seeds=tuple(range(seeds)) if seeds else chosen.seeds,
+        models=tuple(model) if model else chosen.models,
+    )
+    unknown = [m for m in chosen.models if m not in MODELS]
+    if unknown:
+        raise InputError(f"--model: got {', '.join(unknown)}; wanted {', '.join(MODELS)}")
+    images = _load(data, test, channels, name, (work or out / "work") / "cache")
+    console = Console(stderr=True)
+    results = run(
+        images, chosen, work or out / "work", label or None, lambda line: console.print(line, highlight=False)
+    )
+    command = shlex.join(["gradfast", *sys.argv[1:]])
+    written = write(images, results, work or out / "work", out, command)
+    Console().print(Markdown(written[0].read_text()))
+    print(" ".join(map(str, written)))
+
+
+def _load(
+    data: str, test: str | None, channels: int, name: str | None = None, cache: Path | None = None
+) -> OneClass:
+    from gradfast.gradcon.study.data import digits, from_spec
+
+    if data == "digits":
+        return digits()
+    stem = data.rstrip("/").rsplit("/", 1)[-1].split(".")[0]
+    return from_spec(name or stem, data, test, channels=channels, cache=cache)

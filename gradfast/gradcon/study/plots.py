@@ -1,0 +1,119 @@
+"""Figures of a trained autoencoder: what it sees beside what it gives back, its scores, its training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradfast.detectors.metrics import roc_curve
+from gradfast.errors import InputError
+from gradfast.gradcon.autoencoders import reconstruct
+from gradfast.gradcon.scores import GradConScorer, Scores
+from gradfast.gradcon.training import Epoch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["figure_files", "histograms", "history", "reconstructions", "roc"]
+
+_IN, _OUT = "#1f6fd0", "#d4620a"
+_LINES = ("#1f6fd0", "#d4620a", "#0b8a6a", "#a3459f", "#5d6b1f", "#59636f")
+
+
+def figure_files(
+    scorer: GradConScorer, epochs: Sequence[Epoch], normal: Tensor, anomalous: Tensor, out: Path
+) -> list[Path]:
+    """Writes reconstructions.png, histograms.svg, roc.svg and training.svg for float images [n, C, H, W] of both kinds."""
+    inside, outside = scorer(normal), scorer(anomalous)
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "reconstructions.png": reconstructions(scorer, normal[:8], anomalous[:8]),
+        "histograms.svg": histograms(inside, outside),
+        "roc.svg": roc(inside, outside),
+        "training.svg": history(epochs, scorer.layers),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=90, metadata={"Date": None} if name.endswith("svg") else None)
+    return [out / name for name in figures]
+
+
+def reconstructions(scorer: GradConScorer, normal: Tensor, anomalous: Tensor) -> Figure:
+    """Rows: normal images, what came back, anomalous ones, what came back."""
+    rows = []
+    was = scorer.model.training
+    scorer.model.eval()
+    with torch.no_grad():
+        for x in (normal, anomalous):
+            rows += [x, reconstruct(scorer.model, x).output]
+    scorer.model.train(was)
+    columns = min(len(row) for row in rows)
+    figure = _figure(1.0 * columns + 1.2, 4.2)
+    grid = figure.subplots(4, columns, squeeze=False)
+    for axes, row, name in zip(grid, rows, ("normal", "given back", "anomalous", "given back"), strict=True):
+        for panel, image in zip(axes, row, strict=False):
+            pixels = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+            panel.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+            panel.set(xticks=[], yticks=[])
+        axes[0].set_ylabel(name)
+    return figure
+
+
+def histograms(inside: Scores, outside: Scores) -> Figure:
+    """One panel per score; the less the colours overlap, the better."""
+    others = outside.by_name()
+    named = inside.by_name()
+    figure = _figure(3.2 * len(named), 2.6)
+    for panel, (name, values) in zip(
+        figure.subplots(1, len(named), squeeze=False)[0], named.items(), strict=True
+    ):
+        both = np.concatenate([values, others[name]])
+        low, high = np.quantile(both, [0.005, 0.995])
+        bins = np.linspace(low, high, 31).tolist()
+        for found, colour, label in ((values, _IN, "normal"), (others[name], _OUT, "anomalous")):
+            panel.hist(found, bins, density=True, alpha=0.5, color=colour, label=label)
+        panel.set(title=name, yticks=[])
+    panel.legend(frameon=False)
+    return figure
+
+
+def roc(inside: Scores, outside: Scores) -> Figure:
+    """Anomalies caught over false alarms, for every score."""
+    figure = _figure(4.2, 3.8)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#c8ced6", linewidth=1)
+    others = outside.by_name()
+    for (name, values), colour in zip(inside.by_name().items(), _LINES, strict=False):
+        curve = roc_curve(values, others[name])
+        axes.plot(1 - curve.tpr, 1 - curve.fpr, color=colour, label=f"{name} {curve.auroc():.3f}")
+    axes.set(xlabel="false alarms", ylabel="anomalies caught")
+    axes.legend(frameon=False)
+    return figure
+
+
+def history(epochs: Sequence[Epoch], layers: Sequence[str]) -> Figure:
+    """Reconstruction error, and the cosine by tensor, over the epochs."""
+    if not epochs:
+        raise InputError("epochs: got none; wanted those of a training")
+    figure = _figure(8.4, 2.8)
+    left, right = figure.subplots(1, 2)
+    numbers = [e.number for e in epochs]
+    left.plot(numbers, [e.reconstruction for e in epochs], color=_IN)
+    left.set(xlabel="epoch", ylabel="mean squared error", ylim=(0, None))
+    for i, (layer, colour) in enumerate(zip(layers, _LINES * len(layers), strict=False)):
+        right.plot(numbers, [e.cosines[i] for e in epochs], color=colour, label=layer)
+    right.set(xlabel="epoch", ylabel="cosine to the reference", ylim=(None, 1.02))
+    right.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("plots: matplotlib is not installed: pip install 'gradfast[report]'") from error
+    return Figure(figsize=(width, height), layout="constrained")

@@ -1,0 +1,154 @@
+"""A one-class study from data to the files of its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradfast.errors import InputError
+from gradfast.gradcon.study.baselines import BASELINES, run_baseline
+from gradfast.gradcon.study.cells import MODELS, Cell, cells, run_cell
+from gradfast.gradcon.study.conditions import condition_table, run_conditions
+from gradfast.gradcon.study.data import OneClass
+from gradfast.gradcon.study.tables import as_csv, class_table
+
+__all__ = ["PROFILES", "Profile", "collect", "run", "write"]
+
+_PROTOCOL = (
+    "AUROC, anomalies scored higher; one class normal, the others anomalous; all test images of the class and as many drawn from "
+    "the others. Settings are the paper's (Adam 1e-3, constraint weight 0.03, a tenth of the normal training images "
+    "held out); none was tuned on test images. Tested after the last epoch; the CSV also has the epoch with the lowest loss on "
+    "held-out normal images, which is what the published code keeps. ± is half the 95% t-interval over seeds."
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much is run: epochs, normal training images per class (None: all), images per batch, seeds, models, baselines, and
+    whether the conditions too.
+    """
+
+    epochs: int
+    limit: int | None
+    seeds: tuple[int, ...]
+    models: tuple[str, ...] = tuple(MODELS)
+    baselines: tuple[str, ...] = tuple(BASELINES)
+    conditions: bool = True
+    batch_size: int = 64
+
+
+PROFILES = {
+    "quick": Profile(
+        epochs=6, limit=1000, seeds=(0,), models=("CAE", "CAE+Grad"), baselines=("isolation forest",)
+    ),
+    "full": Profile(epochs=60, limit=None, seeds=(0, 1, 2)),
+}
+
+
+def run(
+    data: OneClass,
+    profile: Profile,
+    directory: Path,
+    labels: Sequence[int] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Runs every cell that is not there yet and returns all results; an interrupted study goes on where it was."""
+    labels = list(range(len(data.classes))) if labels is None else list(labels)
+    key = _key(data)
+    results = []
+    for cell in cells(key, profile.models, labels, profile.seeds):
+        found = run_cell(
+            cell, data, directory, profile.epochs, limit=profile.limit, batch_size=profile.batch_size
+        )
+        results.append(found)
+        tell(_line(cell, data, found))
+    for cell in cells(key, profile.baselines, labels, profile.seeds):
+        found = run_baseline(cell, data, directory, limit=profile.limit)
+        results.append(found)
+        tell(_line(cell, data, found))
+    if profile.conditions and data.train.images.shape[1] == 3:
+        for cell in cells(key, [m for m in profile.models if m.startswith("CAE")], labels, profile.seeds[:1]):
+            run_conditions(cell, data, directory)
+            tell(f"{cell.model} on {data.classes[cell.label]}: eight corruptions at five levels")
+    return results
+
+
+def collect(data: OneClass, directory: Path, epochs: int | None = None) -> list[dict[str, Any]]:
+    """The results there are of a data set; of models trained to ``epochs`` epochs, or each to the most."""
+    import json
+
+    root = directory / _key(data)
+    found = [json.loads(path.read_text()) for path in sorted(root.glob("*/*/result*.json"))]
+    if epochs is not None:
+        return [r for r in found if r["epochs"] in (0, epochs)]
+    most: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for r in found:
+        cell = (r["model"], r["class"], r["seed"])
+        if cell not in most or r["epochs"] > most[cell]["epochs"]:
+            most[cell] = r
+    return list(most.values())
+
+
+def write(
+    data: OneClass, results: Sequence[dict[str, Any]], directory: Path, out: Path, command: str = ""
+) -> list[Path]:
+    """Writes gradcon-NAME.csv and .md: the classes' table, beside the paper's for CIFAR-10, and the conditions' where they were run."""
+    if not results:
+        raise InputError(f"study: nothing of {data.name} has been run in {directory}")
+    out.mkdir(parents=True, exist_ok=True)
+    stem = f"gradcon-{_key(data)}"
+    runs = sorted({(r["epochs"], r["seed"]) for r in results if r["epochs"]})
+    text = [f"# GradCON, one class of {data.name} normal", ""]
+    text += [f"{data.about} {_PROTOCOL}", ""]
+    trained = [r for r in results if r["epochs"]]
+    text += [
+        f"Run: epochs {_listed(e for e, _ in runs)}, batches of {_listed(r.get('batch_size', 64) for r in trained)}, "
+        f"{_listed(r['train_images'] for r in trained)} normal training images, seeds {_listed(s for _, s in runs)}."
+    ]
+    text += ["", *([f"    {command}", ""] if command else [])]
+    text += [class_table(results, data.classes, paper=data.name == "CIFAR-10"), ""]
+    conditions = list(_conditions(data, directory))
+    if conditions:
+        text += [
+            "## Abnormal conditions",
+            "",
+            _about_conditions(conditions),
+            "",
+            condition_table(conditions),
+            "",
+        ]
+    (out / f"{stem}.md").write_text("\n".join(text))
+    (out / f"{stem}.csv").write_text(as_csv(results))
+    return [out / f"{stem}.md", out / f"{stem}.csv"]
+
+
+def _conditions(data: OneClass, directory: Path) -> Iterator[dict[str, Any]]:
+    import json
+
+    for path in sorted((directory / _key(data)).glob("*/*/conditions-*.json")):
+        yield json.loads(path.read_text())
+
+
+def _about_conditions(results: Sequence[dict[str, Any]]) -> str:
+    classes = _listed(r["class"] for r in results)
+    return (
+        f"Models of one class's clean images; {results[0]['images'] // 2} clean test images of that class against as many others of it, "
+        f"corrupted. Means over classes {classes}. Rank correlation: Spearman's, of the scores of the corrupted images with the level."
+    )
+
+
+def _key(data: OneClass) -> str:
+    return data.name.lower().replace("-", "")
+
+
+def _line(cell: Cell, data: OneClass, found: dict[str, Any]) -> str:
+    areas = ", ".join(f"{score} {value:.3f}" for score, value in found["last"].items())
+    return f"{cell.model} on {data.classes[cell.label]}, seed {cell.seed}: AUROC {areas}"
+
+
+def _listed(values: Iterable[int]) -> str:
+    """Few numbers in full, many as their range."""
+    found = sorted(set(values))
+    return ", ".join(map(str, found)) if len(found) < 4 else f"{found[0]} to {found[-1]}"

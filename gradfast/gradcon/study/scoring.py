@@ -1,0 +1,54 @@
+"""Scores of every image of a set, as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from gradfast.data import Preprocess, open_images
+from gradfast.gradcon.checkpoint import load_scorer, read_checkpoint
+from gradfast.gradcon.scores import Scores
+from gradfast.gradcon.study.data import SIZE, digits
+from gradfast.gradcon.training import as_float
+from gradfast.progress import SampleProgress
+
+__all__ = ["score_images"]
+
+
+def score_images(
+    checkpoint: Path,
+    data: str,
+    *,
+    batch_size: int = 64,
+    weight: float = 0.12,
+    limit: int | None = None,
+    progress: bool = True,
+) -> pa.Table:
+    """Reads, scores and forgets the images batch by batch.
+
+    Columns: `index`, `label` (int64, -1 unknown), the scores (float32), `cosine NAME` by tensor (float32), `flagged` (bool).
+    """
+    scorer = load_scorer(checkpoint, weight=weight, batch_size=batch_size)
+    architecture = read_checkpoint(checkpoint).facts["architecture"]
+    images: Any
+    if data == "digits":
+        test = digits().test
+        images = list(zip(as_float(test.images), test.labels.tolist(), strict=True))[:limit]
+    else:
+        size = tuple(architecture.get("size", (SIZE, SIZE)))
+        images = open_images(data, Preprocess(size=size, channels=architecture["channels"]), limit=limit)
+    parts: list[Scores] = []
+    labels: list[int] = []
+    with SampleProgress(len(images), progress) as bar:
+        for start in range(0, len(images), batch_size):
+            batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
+            parts.append(scorer(torch.stack([x for x, _ in batch])))
+            labels += [int(y) for _, y in batch]
+            bar.advance(len(batch))
+    scores = Scores.concatenate(parts)
+    columns: dict[str, Any] = {"index": range(len(labels)), "label": labels, **scores.by_name()}
+    columns |= {f"cosine {name}": scores.cosines[:, i] for i, name in enumerate(scores.layers)}
+    return pa.table({**columns, "flagged": scores.flagged})

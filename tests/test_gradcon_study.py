@@ -1,0 +1,196 @@
+"""The one-class study: cells that go on, tables beside the paper, conditions, baselines, the command line."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gradfast.cli.app import app
+from gradfast.errors import InputError
+from gradfast.gradcon.study.baselines import run_baseline
+from gradfast.gradcon.study.cells import Cell, make_model, run_cell
+from gradfast.gradcon.study.conditions import condition_table, run_conditions
+from gradfast.gradcon.study.data import ClassImages, OneClass, digits, from_spec, split_off
+from gradfast.gradcon.study.run import PROFILES, collect, run, write
+from gradfast.gradcon.study.tables import PAPER, class_table, summarise
+
+
+@pytest.fixture(scope="module")
+def tiny() -> OneClass:
+    """Two classes of colour images, 28 x 28: dark and bright ones."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(48) % 2
+    noise = torch.randint(0, 90, (48, 3, 28, 28), generator=generator)
+    images = (noise + 140 * labels[:, None, None, None]).byte()
+    train, test = split_off(ClassImages(images, labels), 0.5)
+    return OneClass("Tiny", train, test, ("dark", "bright"), "Forty-eight images.")
+
+
+def test_a_cell_goes_on_and_is_read_again(tiny: OneClass, tmp_path: Path) -> None:
+    cell = Cell("tiny", 0, "CAE+Grad", 0)
+    first = run_cell(cell, tiny, tmp_path, 1)
+    second = run_cell(cell, tiny, tmp_path, 2)
+    assert (first["epochs"], second["epochs"]) == (1, 2)
+    assert len(second["history"]) == 2
+    assert second["history"][0] == first["history"][0]
+    assert run_cell(cell, tiny, tmp_path, 2) == second
+    assert set(second["last"]) == {"reconstruction", "gradient", "combined"}
+    assert all(0 <= v <= 1 for v in second["last"].values())
+    found = collect(tiny, tmp_path)
+    assert [r["epochs"] for r in found] == [2]
+
+
+def test_run_and_write(tiny: OneClass, tmp_path: Path) -> None:
+    profile = replace(
+        PROFILES["quick"], epochs=1, models=("CAE",), seeds=(0, 1), baselines=("isolation forest",)
+    )
+    profile = replace(profile, conditions=False, batch_size=8)
+    heard: list[str] = []
+    results = run(tiny, profile, tmp_path, tell=heard.append)
+    assert len(results) == len(heard) == 8
+    table, figures = write(tiny, results, tmp_path, tmp_path / "out", "gradfast gradcon study")
+    text = table.read_text()
+    assert "| CAE | reconstruction |" in text
+    assert "| isolation forest | on pixels |" in text
+    assert "epochs 1, batches of 8" in text
+    assert "±" in text
+    rows = list(csv.DictReader(figures.open()))
+    mean = summarise(results, ("CAE", "reconstruction"), None)
+    assert mean is not None
+    mine = [
+        float(r["auroc"])
+        for r in rows
+        if r["model"] == "CAE" and r["score"] == "reconstruction" and r["at"] == "last"
+    ]
+    assert len(mine) == 4
+    assert abs(np.mean(mine) - mean[0]) < 1e-4
+
+
+def test_table_stands_beside_the_paper_and_leaves_blanks() -> None:
+    results = [
+        {"data": "c", "class": i, "model": "CAE+Grad", "seed": 0, "epochs": 1, "last": {"gradient": 0.5}}
+        for i in range(10)
+        if i != 3
+    ]
+    lines = class_table(results, [str(i) for i in range(10)], paper=True).splitlines()
+    assert lines[2].startswith("| CAE+Grad | gradient | 0.500 |")
+    assert lines[3].startswith("| | *paper* | *0.752* |")
+    assert lines[3].endswith("*0.661* |")
+    half = [*results, {**results[0], "class": 3, "model": "VAE", "last": {"latent": 0.1}}]
+    assert class_table(half, [str(i) for i in range(10)]).splitlines()[2].endswith("|  |")
+
+
+def test_the_papers_averages_are_those_of_its_classes() -> None:
+    for row, figures in PAPER.items():
+        assert len(figures) == 11
+        assert abs(np.mean(figures[:10]) - figures[10]) < 0.0011, row
+
+
+def test_baseline_tells_dark_from_bright(tiny: OneClass, tmp_path: Path) -> None:
+    found = run_baseline(Cell("tiny", 0, "isolation forest", 0), tiny, tmp_path)
+    assert found["last"]["on pixels"] > 0.9
+
+
+@pytest.mark.slow
+def test_deep_svdd(tiny: OneClass, tmp_path: Path) -> None:
+    pytest.importorskip("pyod")
+    found = run_baseline(Cell("tiny", 0, "Deep SVDD", 0), tiny, tmp_path)
+    assert 0 <= found["last"]["on pixels"] <= 1
+
+
+def test_conditions(tiny: OneClass, tmp_path: Path) -> None:
+    cell = Cell("tiny", 0, "CAE+Grad", 0)
+    run_cell(cell, tiny, tmp_path, 1)
+    found = run_conditions(
+        cell, tiny, tmp_path, images=8, names=("noise",) if "noise" in _corruptions() else _corruptions()[:1]
+    )
+    (areas,) = found["auroc"].values()
+    assert len(areas["gradient"]) == 5
+    assert run_conditions(cell, tiny, tmp_path, images=8) == found
+    assert condition_table([found]).count("\n") == 3
+
+
+def test_idx_files_as_debian_ships_them(tmp_path: Path) -> None:
+    for part, n in (("train", 6), ("t10k", 4)):
+        images = np.arange(n * 28 * 28, dtype=np.uint8).reshape(n, 28, 28)
+        labels = (np.arange(n) % 2).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+    data = from_spec("Fashion-MNIST", str(tmp_path), str(tmp_path), channels=1)
+    assert (len(data.train), len(data.test)) == (6, 4)
+    assert data.classes[0] == "T-shirt"
+    assert torch.equal(data.train.images[1, 0], torch.arange(784, 1568).byte().view(28, 28))
+
+
+def test_digits_are_split_by_class() -> None:
+    data = digits()
+    assert data.train.images.shape[1:] == (1, 28, 28)
+    assert len(data.train) + len(data.test) == 1797
+    inside, outside = data.tested(4)
+    assert len(inside) == len(outside)
+
+
+def test_bad_input(tiny: OneClass, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a class with no images"):
+        tiny.normal(5)
+    with pytest.raises(InputError, match="model: got 'AE'"):
+        make_model("AE", 1, 0)
+    with pytest.raises(InputError, match="nothing of Tiny has been run"):
+        write(tiny, [], tmp_path, tmp_path)
+    with pytest.raises(InputError, match="there is no"):
+        from_spec("x", str(tmp_path / "absent.parquet"), None, channels=1)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    runner = CliRunner()
+    arguments = [
+        "gradcon",
+        "train",
+        "digits",
+        "-o",
+        str(tmp_path / "t"),
+        "--epochs",
+        "1",
+        "--no-progress",
+        "--limit",
+        "40",
+    ]
+    trained = runner.invoke(app, arguments)
+    assert trained.exit_code == 0, trained.output
+    assert "AUROC on 36 normal" in trained.output
+    for name in ("last.safetensors", "reconstructions.png", "histograms.svg", "roc.svg", "training.svg"):
+        assert (tmp_path / "t" / name).stat().st_size > 0
+    scored = runner.invoke(
+        app,
+        [
+            "gradcon",
+            "score",
+            str(tmp_path / "t" / "last.safetensors"),
+            "digits",
+            "-o",
+            str(tmp_path / "s.csv"),
+            "--limit",
+            "30",
+        ],
+    )
+    assert scored.exit_code == 0, scored.output
+    rows = list(csv.DictReader((tmp_path / "s.csv").open()))
+    assert len(rows) == 30
+    assert {"reconstruction", "gradient", "combined", "flagged", "cosine decoder.0.weight"} <= set(rows[0])
+    wrong = runner.invoke(app, ["gradcon", "study", "digits", "--model", "AE", "-o", str(tmp_path / "w")])
+    assert wrong.exit_code == 2
+
+
+def _corruptions() -> tuple[str, ...]:
+    from gradfast.corruptions import CORRUPTIONS
+
+    return tuple(CORRUPTIONS)
