@@ -36,6 +36,7 @@ class Bindable(ABC):
 
     requires_fit: ClassVar[bool] = True
     hyperparameter_space: ClassVar[dict[str, list[Any]]] = {}
+    info: ClassVar[None] = None  # pytorch-ood's records; ours are in `gradfast.detectors.registry`
     schema_: FeatureSchema
     _reader: Reader | None = None
 

@@ -59,7 +59,8 @@ def as_sets(features: Any, other: Any, learns: bool, name: str) -> tuple[Any, An
         if learns:
             raise InputError(
                 f"features_out: got None; {name} learns from known out-of-distribution features"
-                " (it requires y to be passed, but the target y is None)"
+                " (it requires y to be passed, but the target y is None); without any, make some of known images"
+                " with gradfast.detectors.synthetic_outliers, or take OneClassNorms"
             )
         return features, None, np.array([0, 1])
     if not _are_labels(features, other):
