@@ -79,14 +79,16 @@ class GradientReference(nn.Module):
     @torch.no_grad()
     def update(self, gradients: Mapping[str, Tensor]) -> None:
         """Takes in one batch's gradients. Those that are not finite would stay for ever: such a batch is left out."""
-        finite = torch.stack([g.isfinite().all() for g in gradients.values()]).all()
+        lengths = torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients.values()])
+        finite = lengths.isfinite().all()
         self.count += finite
         share = 1.0 / self.count.clamp_min(1).double()
         if self.momentum is not None:
             share = share.clamp_min(1 - self.momentum)
         for name, mean in self.as_dict().items():
-            moved = mean + (gradients[name].to(mean.dtype) - mean) * share.to(mean.dtype)
-            mean.copy_(torch.where(finite, moved, mean))
+            # A share of zero would not do: zero times infinity is not zero.
+            g = torch.where(finite, gradients[name], 0).to(mean.dtype)
+            mean.lerp_(g, (share * finite).to(mean.dtype))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         own = {prefix + _buffer(n): self.get_buffer(_buffer(n)) for n in self.names}
@@ -237,14 +239,14 @@ class _Capture:
 
 
 def _cosine(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """cos(g, r), and whether it is defined; zero where not. Scaled first, so that no square under- or overflows."""
-    g, r = g.to(r.dtype), r.detach()
-    largest = g.detach().abs().amax()
-    g = g / torch.where(largest > 0, largest, 1)
-    r = r / r.abs().amax().clamp_min(torch.finfo(r.dtype).tiny)
-    length = torch.linalg.vector_norm(g) * torch.linalg.vector_norm(r)
-    defined = length.detach() > 0
-    return (g * r).sum() / torch.where(defined, length, 1) * defined, defined
+    """cos(g, r), and whether it is defined; zero where not. Lengths are taken in float64, so that no square under- or overflows."""
+    g, r = g.to(r.dtype).flatten(), r.detach().flatten()
+    past = torch.linalg.vector_norm(r, dtype=torch.float64)
+    length = torch.linalg.vector_norm(g, dtype=torch.float64)
+    defined = (length.detach() > 0) & (past > 0)
+    unit = r / torch.where(past > 0, past, 1)
+    cosine = torch.dot(g, unit).double() / torch.where(defined, length, 1)
+    return torch.where(defined, cosine, 0).to(g.dtype), defined
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

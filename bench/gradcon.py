@@ -1,0 +1,119 @@
+"""What the gradient constraint costs in training, and what batching gains in scoring: `python -m bench.gradcon`.
+
+Both sides of a pair run in turn, so that what else the machine does falls on both alike; the medians of CPU time (of all threads) and of
+wall time are shown. On a busy machine only the CPU time means something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gradfast.gradcon import ConvAutoencoder, GradConLoss, GradConScorer
+
+Pair = tuple[Callable[[], object], Callable[[], object]]
+
+
+def training_pair(batch: int, channels: int) -> Pair:
+    """One step of plain training, and one with the constraint."""
+    x = torch.rand(batch, channels, 28, 28)
+    models = [ConvAutoencoder(channels) for _ in range(2)]
+    optimizers = [torch.optim.Adam(m.parameters(), 1e-3) for m in models]
+    criterion = GradConLoss(models[1])
+
+    def plain() -> None:
+        optimizers[0].zero_grad()
+        F.mse_loss(models[0](x), x).backward()
+        optimizers[0].step()
+
+    def constrained() -> None:
+        optimizers[1].zero_grad()
+        criterion(x).total.backward()
+        optimizers[1].step()
+
+    return plain, constrained
+
+
+def scoring_pair(batch: int, channels: int) -> tuple[Pair, float]:
+    """A batch scored image by image as the published code does, and at once; and the largest difference of their cosines."""
+    x = torch.rand(batch, channels, 28, 28)
+    model = ConvAutoencoder(channels)
+    criterion, optimizer = GradConLoss(model), torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        criterion(torch.rand_like(x)).total.backward()
+        optimizer.step()
+    model.eval()
+    scorer = GradConScorer(model, criterion, batch_size=batch)
+    weights = dict(model.named_parameters())
+    reference = criterion.reference.as_dict()
+
+    def loop() -> Tensor:
+        rows = []
+        for image in x.split(1):
+            model.zero_grad()
+            F.mse_loss(model(image), image).backward()
+            rows.append(
+                torch.stack(
+                    [
+                        F.cosine_similarity(weights[n].grad.flatten(), r.flatten(), dim=0)
+                        for n, r in reference.items()
+                    ]
+                )
+            )
+        return torch.stack(rows)
+
+    difference = float((loop() - torch.from_numpy(scorer(x).cosines)).abs().max())
+    return (loop, lambda: scorer(x)), difference
+
+
+def medians(pair: Pair, repeats: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(CPU, wall) milliseconds of each side."""
+    times: tuple[list[tuple[float, float]], ...] = ([], [])
+    for i in range(repeats + 2):
+        for side, function in enumerate(pair):
+            cpu, wall = time.process_time(), time.perf_counter()
+            function()
+            if i > 1:
+                times[side].append((time.process_time() - cpu, time.perf_counter() - wall))
+    a, b = (tuple(1e3 * statistics.median(t[k] for t in side) for k in (0, 1)) for side in times)
+    return (a[0], a[1]), (b[0], b[1])
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--channels", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=15)
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(given.threads)
+    plain, constrained = medians(training_pair(given.batch, given.channels), given.repeats)
+    pair, difference = scoring_pair(given.batch, given.channels)
+    loop, batched = medians(pair, max(3, given.repeats // 3))
+    print(
+        f"batch {given.batch}, {given.channels} channels, {given.threads} threads, torch {torch.__version__}\n"
+    )
+    print("| | CPU ms | wall ms | ratio, CPU | ratio, wall |\n|---|---|---|---|---|")
+    print(f"| plain training step | {plain[0]:.1f} | {plain[1]:.1f} | | |")
+    print(
+        f"| constrained step | {constrained[0]:.1f} | {constrained[1]:.1f} | "
+        f"{constrained[0] / plain[0]:.2f} | {constrained[1] / plain[1]:.2f} |"
+    )
+    print(f"| scores, image by image | {loop[0]:.1f} | {loop[1]:.1f} | | |")
+    print(
+        f"| scores, batched | {batched[0]:.1f} | {batched[1]:.1f} | {loop[0] / batched[0]:.1f} | {loop[1] / batched[1]:.1f} |"
+    )
+    print(f"\nlargest difference of the cosines: {difference:.1e}")
+
+
+if __name__ == "__main__":
+    main()
