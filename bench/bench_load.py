@@ -76,9 +76,7 @@ def summary(memory: list[tuple[float, int]], budget: str) -> dict[str, Any]:
     """Peaks of the tenths of the run, and how far off the time left was, as a share of the whole time."""
     whole = Recorder.shown[-1][0]
     tenths = [max((m for t, m in memory if i <= 10 * t / whole < i + 1), default=0) for i in range(10)]
-    off = [
-        (t + left) / whole - 1 for t, _, left in Recorder.shown if left is not None and t > 0.05 * whole
-    ]
+    off = [(t + left) / whole - 1 for t, _, left in Recorder.shown if left is not None and t > 0.05 * whole]
     return {
         "samples": int(Recorder.shown[-1][1]),
         "memory_budget": budget,
@@ -113,8 +111,12 @@ def plot(memory: list[tuple[float, int]], path: Path) -> None:
 
 def main() -> None:
     """Runs once and prints JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of the Parquet files and cifar10-resnet20.safetensors")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", type=Path, help="folder of the Parquet files and cifar10-resnet20.safetensors"
+    )
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--memory-budget", default="200MB")
     parser.add_argument("--plot", type=Path)

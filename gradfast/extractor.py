@@ -20,10 +20,11 @@ from gradfast.data.fingerprint import of_arrays
 from gradfast.data.samples import leaves, map_leaves
 from gradfast.errors import InputError, ModelError, describe
 from gradfast.features import Features
-from gradfast.inputs import check_model
+from gradfast.inputs import check_model, slice_batch
 from gradfast.models.fingerprint import fingerprint
 from gradfast.norms import grad_norms
 from gradfast.options import parse_dtype, parse_memory_budget
+from gradfast.places import as_path
 from gradfast.progress import SampleProgress
 from gradfast.results import GradNorms
 from gradfast.selection import parameter_aliases, select_layers
@@ -118,7 +119,8 @@ class FeatureExtractor:
             source: a DataLoader or another iterable of batches x, (x, y) or dict; a map-style or iterable data set; tensors
                 or NumPy arrays, x, (x, y) or a dict of them; or, for `gradfast.data.open_images`, a path to a folder of
                 images, Parquet or ``.npz``. Labels are integers, -1 where unknown.
-            out: directory for the features, made if need be; None keeps them in memory.
+            out: directory for the features, a path or URL, made if need be; None keeps them in memory. On an object
+                store nothing keeps a second writer out.
             progress: show a bar with samples per second and time left.
             workers: processes that read and decode, for data sets and paths.
             rows_per_file: samples in one file at most, which is also what a killed run may lose; rounded down to whole
@@ -134,19 +136,15 @@ class FeatureExtractor:
         Warns:
             FlaggedWarning: lists the flagged samples.
         """
-        self._check_mode()
-        if self.device is not None:
-            self.model.to(self.device)
-        if isinstance(rows_per_file, bool) or not isinstance(rows_per_file, int) or rows_per_file < 1:
-            raise InputError(f"rows_per_file: got {describe(rows_per_file)}; wanted an int of at least 1")
-        batches = as_batches(source, self.batch_size, workers)
+        batches = self.batches(source, workers)
+        check_rows_per_file(rows_per_file)
         if out is None:
             features = self._in_memory(batches, progress)
         else:
-            folder = Path(out)
+            folder = as_path(out)
             self._on_disk(batches, folder, progress, rows_per_file)
             features = Features.load(folder)
-        _report_flagged(features)
+        report_flagged(features)
         return features
 
     def norms(self, x: Any) -> GradNorms:
@@ -164,6 +162,18 @@ class FeatureExtractor:
         lost = ~finite.to(norms.values.device)
         values = norms.values.masked_fill(lost[:, None, None], torch.nan)
         return replace(norms, values=values, logits=norms.logits.masked_fill(lost[:, None], torch.nan))
+
+    def batches(self, source: Any, workers: int = 0) -> Batches:
+        """The source in batches, and the model where it will run; for those who extract shard by shard, as `gradfast.distributed` does.
+
+        Raises:
+            InputError: a source that cannot be used.
+            ModelError: the model is in train mode.
+        """
+        self._check_mode()
+        if self.device is not None:
+            self.model.to(self.device)
+        return as_batches(source, self.batch_size, workers)
 
     def settings(self) -> dict[str, Any]:
         """What the features depend on besides the data, JSON-able."""
@@ -195,11 +205,7 @@ class FeatureExtractor:
         return Features([MemoryPart(Block.concat(blocks), layout.layers)], layout)
 
     def _on_disk(self, batches: Batches, folder: Path, progress: bool, rows_per_file: int) -> None:
-        if batches.shuffles:
-            raise InputError(
-                f"source: its order differs from run to run ({batches.shuffles}); wanted a fixed order, "
-                "for a run to go on and for the index to tell which sample it was"
-            )
+        check_order(batches)
         settings = {**self.settings(), "source": batches.settings()}
         with Run(folder, settings, rows_per_file) as run:
             if run.finished:
@@ -207,16 +213,21 @@ class FeatureExtractor:
             with SampleProgress(batches.samples, progress) as bar:
                 bar.resumed(sum(record.rows for record in run.done.values()))
                 for first, stop in run.gaps():
-                    self._fill(run, batches, first, stop, bar)
+                    self.fill(run, batches, first, stop, bar)
             if not run.done:
                 raise InputError("source: it gave no samples; wanted at least one")
             run.finish()
 
-    def _fill(self, run: Run, batches: Batches, first: int, stop: int | None, bar: SampleProgress) -> None:
-        """Writes shards ``first`` up to ``stop``, or as many as there are samples for."""
+    def fill(self, run: Run, batches: Batches, first: int, stop: int | None, bar: SampleProgress) -> None:
+        """Writes shards ``first`` up to ``stop``, or as many as there are samples for.
+
+        Raises:
+            MismatchError: the source ends before ``stop``, or has another layout than the run.
+        """
         shard = first
         held: list[Block] = []
-        for block, norms in self._compute(batches, first * run.shard_batches, run.rows_before(first)):
+        start, end = first * run.shard_batches, None if stop is None else stop * run.shard_batches
+        for block, norms in self._compute(batches, start, run.rows_before(first), end):
             layout = _layout(norms, run.settings)
             run.begin(layout, len(block))
             held.append(block)
@@ -228,14 +239,36 @@ class FeatureExtractor:
                     return
         if stop is not None:
             raise MismatchError(
-                f"{run.folder}: the source ends in shard {shard}, an earlier run went on to {max(run.done)}"
+                f"{run.folder}: the source ends in shard {shard}, an earlier run went on to {max(run.done, default=stop)}"
             )
         if held:
             run.commit(shard, Block.concat(held))
 
-    def _compute(self, batches: Batches, start: int, index: int) -> Iterator[tuple[Block, GradNorms]]:
-        """From batch ``start``, whose first sample is number ``index``."""
-        for batch in batches.iterate(start):
+    def first_layout(self, batches: Batches, settings: dict[str, Any]) -> Layout:
+        """The layout of the features, from the first sample alone."""
+        first = next(batches.iterate(0, 1), None)
+        if first is None:
+            raise InputError("source: it gave no samples; wanted at least one")
+        return self.layout_of(Batch(slice_batch(first.inputs, slice(0, 1)), first.labels[:1]), settings)
+
+    def layout_of(self, batch: Batch, settings: dict[str, Any]) -> Layout:
+        """The layout of the features of a batch."""
+        return _layout(self._norms(batch)[0], settings)
+
+    def block(self, batches: Batches, start: int, index: int, stop: int) -> Block:
+        """The features of batches ``start`` up to ``stop``, whose first sample is number ``index``."""
+        return Block.concat([block for block, _ in self._compute(batches, start, index, stop)])
+
+    def block_of(self, batch: Batch, index: int) -> Block:
+        """The features of a batch, whose first sample is number ``index``."""
+        norms, finite = self._norms(batch)
+        return _block(batch, index, norms, finite)
+
+    def _compute(
+        self, batches: Batches, start: int, index: int, stop: int | None = None
+    ) -> Iterator[tuple[Block, GradNorms]]:
+        """From batch ``start``, whose first sample is number ``index``, up to ``stop``."""
+        for batch in batches.iterate(start, stop):
             norms, finite = self._norms(batch)
             yield _block(batch, index, norms, finite), norms
             index += len(batch)
@@ -325,7 +358,23 @@ def _named(value: object) -> Any:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _report_flagged(features: Features) -> None:
+def check_rows_per_file(rows: object) -> None:
+    """Raises `InputError` if it is no int of at least 1."""
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise InputError(f"rows_per_file: got {describe(rows)}; wanted an int of at least 1")
+
+
+def check_order(batches: Batches) -> None:
+    """Raises `InputError` for a source whose samples come in another order each time."""
+    if batches.shuffles:
+        raise InputError(
+            f"source: its order differs from run to run ({batches.shuffles}); wanted a fixed order, "
+            "for a run to go on and for the index to tell which sample it was"
+        )
+
+
+def report_flagged(features: Features) -> None:
+    """Warns of flagged samples, by number."""
     flagged = features.index[features.flagged]
     if len(flagged):
         shown = ", ".join(map(str, flagged[:10])) + (", ..." if len(flagged) > 10 else "")

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Sequence
 from functools import cached_property
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from gradfast.errors import InputError, describe
+from gradfast.places import as_path
 from gradfast.selection import select_layers
 from gradfast.store import Block, Layout, Manifest, Run, ShardFile, StoreError
 from gradfast.store.block import Floats, Ints
@@ -55,13 +55,13 @@ class Features:
 
     @classmethod
     def load(cls, directory: str | PathLike[str]) -> Features:
-        """Opens a directory that `FeatureExtractor.extract` or `save` wrote.
+        """Opens a directory, by path or URL, that `FeatureExtractor.extract` or `save` wrote.
 
         Raises:
             StoreError: there is none, the extraction is unfinished, or a newer version wrote it.
             CorruptError: its manifest was altered.
         """
-        manifest = Manifest.read(Path(directory))
+        manifest = Manifest.read(as_path(directory))
         return cls(manifest.shards, manifest.layout)
 
     @classmethod
@@ -287,7 +287,7 @@ class Features:
             StoreError: the directory holds features already, is in use, or cannot be written.
         """
         layout = self.layout
-        with Run(Path(directory), self.settings) as run:
+        with Run(as_path(directory), self.settings) as run:
             if run.finished or run.layout is not None:
                 raise StoreError(f"{directory}: holds features already; wanted a new directory")
             rows = fitting_rows(layout)

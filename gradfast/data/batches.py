@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     SubsetRandomSampler,
     WeightedRandomSampler,
     default_collate,
@@ -38,14 +41,16 @@ class Batches(ABC):
     Attributes:
         samples: how many samples there are; None if that shows only at the end.
         shuffles: what changes their order from run to run; None if nothing does.
+        batch: samples in every batch but the last; None if that is not known before they are read.
     """
 
     samples: int | None = None
     shuffles: str | None = None
+    batch: int | None = None
 
     @abstractmethod
-    def iterate(self, start: int = 0) -> Iterator[Batch]:
-        """Batches number ``start`` and up."""
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Batches number ``start`` up to ``stop``, None for all; the same ones each time."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -101,16 +106,21 @@ class _ArrayBatches(Batches):
             raise InputError(f"source: got {shapes}; wanted at least one sample, as many in each")
         self.samples: int = sizes.pop()
         self._labels = parse_labels(labels, self.samples)
-        self._batch = batch
+        self.batch: int = batch
 
-    def iterate(self, start: int = 0) -> Iterator[Batch]:
-        for first in range(start * self._batch, self.samples, self._batch):
-            rows = slice(first, first + self._batch)
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        for first in _firsts(self.samples, self.batch, start, stop):
+            rows = slice(first, first + self.batch)
             yield Batch(map_leaves(partial(_slice, rows=rows), self._x), self._labels[rows])
 
     def settings(self) -> dict[str, Any]:
         digest = fingerprint.of_arrays((self._x, self._labels))
-        return {"kind": "arrays", "samples": self.samples, "batch_size": self._batch, "fingerprint": digest}
+        return {"kind": "arrays", "samples": self.samples, "batch_size": self.batch, "fingerprint": digest}
+
+
+def _firsts(samples: int, batch: int, start: int, stop: int | None) -> range:
+    """The first sample of each of these batches."""
+    return range(start * batch, samples if stop is None else min(stop * batch, samples), batch)
 
 
 def _slice(array: Array, rows: slice) -> Tensor:
@@ -128,12 +138,12 @@ class _DatasetBatches(Batches):
         if not self.samples:
             raise InputError(f"source: {type(dataset).__name__} is empty; wanted at least one sample")
         self._chunks = _Chunks(dataset)
-        self._batch = batch
+        self.batch: int = batch
         self._workers = workers
 
-    def iterate(self, start: int = 0) -> Iterator[Batch]:
-        firsts = range(start * self._batch, self.samples, self._batch)
-        chunks = [range(first, min(first + self._batch, self.samples)) for first in firsts]
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        firsts = _firsts(self.samples, self.batch, start, stop)
+        chunks = [range(first, min(first + self.batch, self.samples)) for first in firsts]
         if not self._workers:
             return map(self._chunks.__getitem__, chunks)
         loader: DataLoader[Batch] = DataLoader(
@@ -151,7 +161,7 @@ class _DatasetBatches(Batches):
         facts = {
             "kind": type(dataset).__name__,
             "samples": self.samples,
-            "batch_size": self._batch,
+            "batch_size": self.batch,
             "fingerprint": fingerprint.of_dataset(dataset),
         }
         preprocess = getattr(dataset, "preprocess", None)
@@ -198,8 +208,8 @@ class _IterableBatches(Batches):
     def __init__(self, batches: Iterable[Any]) -> None:
         self._batches = batches
 
-    def iterate(self, start: int = 0) -> Iterator[Batch]:
-        return map(Batch.of, islice(self._batches, start, None))
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        return map(Batch.of, islice(self._batches, start, stop))
 
     def settings(self) -> dict[str, Any]:
         return {"kind": type(self._batches).__name__, "samples": self.samples}
@@ -212,6 +222,7 @@ class _LoaderBatches(_IterableBatches):
         super().__init__(loader)
         self._loader = loader
         self._map_style = not isinstance(loader.dataset, IterableDataset)
+        self._order: list[list[int]] | None = None
         if not self._map_style:
             return
         sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
@@ -220,10 +231,15 @@ class _LoaderBatches(_IterableBatches):
             and not sampler.generator
         ):
             self.shuffles = f"a {type(sampler).__name__} without a generator"
+        # Of a plain loader the batches are known as lists of indices, which can be entered in the middle.
+        self._listed = type(loader) is DataLoader and loader.batch_sampler is not None
+        self._in_order = isinstance(sampler, SequentialSampler) and type(loader.batch_sampler) is BatchSampler
         try:
             self.samples = len(sampler)  # type: ignore[arg-type]  # samplers without a length raise TypeError
         except TypeError:
             return
+        if loader.batch_size and self._listed:
+            self.batch = loader.batch_size
         if loader.drop_last and loader.batch_size:
             self.samples -= self.samples % loader.batch_size
         if not self.samples:
@@ -231,13 +247,14 @@ class _LoaderBatches(_IterableBatches):
                 f"source: the loader over {type(loader.dataset).__name__} gives no samples; wanted at least one"
             )
 
-    def iterate(self, start: int = 0) -> Iterator[Batch]:
+    def iterate(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         loader = self._loader
-        if not start or not self._map_style or loader.batch_sampler is None or type(loader) is not DataLoader:
-            return super().iterate(start)
+        whole = not start and stop is None
+        if not self._map_style or not self._listed or self.shuffles or (whole and self._in_order):
+            return super().iterate(start, stop)
         rest: DataLoader[Any] = DataLoader(
             loader.dataset,
-            batch_sampler=list(islice(loader.batch_sampler, start, None)),
+            batch_sampler=self._batch_indices()[start:stop],
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
@@ -251,8 +268,32 @@ class _LoaderBatches(_IterableBatches):
 
     def settings(self) -> dict[str, Any]:
         facts = {**super().settings(), "kind": "DataLoader", "batch_size": self._loader.batch_size}
-        return (
-            {**facts, "fingerprint": fingerprint.of_dataset(self._loader.dataset)}
-            if self._map_style
-            else facts
-        )
+        if not self._map_style:
+            return facts
+        facts["fingerprint"] = fingerprint.of_dataset(self._loader.dataset)
+        if self._listed and not self._in_order and not self.shuffles:
+            order = repr([list(batch) for batch in self._batch_indices()])
+            facts["order"] = hashlib.sha256(order.encode()).hexdigest()
+        return facts
+
+    def _batch_indices(self) -> list[list[int]]:
+        """The indices of each batch, drawn once: a sampler with a generator gives others each time that it is asked."""
+        if self._order is None:
+            if self._in_order:
+                self._order = list(self._loader.batch_sampler)  # type: ignore[arg-type]
+            else:  # a loader of indices, for it draws from the generator just as the loader of samples would
+                indices: DataLoader[Any] = DataLoader(
+                    _Indices(),  # type: ignore[arg-type]
+                    batch_sampler=self._loader.batch_sampler,
+                    collate_fn=_unchanged,
+                    generator=self._loader.generator,
+                )
+                self._order = list(indices)
+        return self._order
+
+
+class _Indices:
+    """Item i is i."""
+
+    def __getitem__(self, i: Any) -> Any:
+        return i

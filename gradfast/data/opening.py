@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
 from gradfast.errors import InputError, describe
+from gradfast.places import as_path
 
 from .corrupted import CifarCorruptions, CureTsrImages, is_cifar_c, is_cure_tsr
 from .folder import ImageFolder
@@ -39,7 +39,7 @@ def open_images(
     Args:
         spec: one of
 
-            - an image folder; a ``.parquet`` file or a folder of them; a ``.npz`` file;
+            - an image folder; a ``.parquet`` file or a folder of them, also by URL (``s3://...``); a ``.npz`` file;
             - a folder of ``*-ubyte`` or ``*-ubyte.gz`` files (MNIST's layout), or one file of images;
             - ``"torchvision:NAME:ROOT"``, e.g. ``"torchvision:CIFAR10:/data"``;
             - ``"cifar10c:ROOT:CORRUPTION:LEVEL"``, the level optional: CIFAR-10-C's or CIFAR-100-C's folder;
@@ -56,7 +56,7 @@ def open_images(
     Warns:
         ConversionWarning: once, if ``preprocess`` changes the channels or the size of the first image.
     """
-    images = _open(os.fspath(spec), preprocess or Preprocess(), split, limit)
+    images = _open(str(spec), preprocess or Preprocess(), split, limit)
     changed = images.conversions()
     if changed:
         warnings.warn(f"{spec}: images are converted, {changed}", ConversionWarning, stacklevel=2)
@@ -67,7 +67,7 @@ def _open(text: str, preprocess: Preprocess, split: str, limit: int | None) -> I
     scheme, colon, rest = text.partition(":")
     if colon and scheme in ("torchvision", "cifar10c", "curetsr", "noise") and not Path(text).exists():
         return _by_scheme(scheme, rest, text, preprocess, split, limit)
-    path = Path(text)
+    path = as_path(text)
     if path.is_dir():
         return _folder(path, preprocess, split, limit)
     if not path.exists():

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from gradfast.errors import InputError
+from gradfast.places import as_path, is_remote
 
 from .images import ImageError, Preprocess, decode
 from .imageset import ImageSet, PathType
@@ -35,7 +36,7 @@ class ImageParquet(ImageSet):
 
     def __init__(self, path: PathType, preprocess: Preprocess, limit: int | None = None) -> None:
         super().__init__(preprocess, limit)
-        path = Path(path)
+        path = as_path(path)
         self._paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         groups = []  # (file, row group, rows)
         for f, file in enumerate(self._paths):
@@ -50,7 +51,9 @@ class ImageParquet(ImageSet):
 
     def _open(self, f: int) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(self._paths[f], page_checksum_verification=True)
+            path = self._paths[f]
+            file = path.open("rb") if is_remote(path) else path
+            return pq.ParquetFile(file, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"source: {self._paths[f]} cannot be read as Parquet: {error}") from error
 

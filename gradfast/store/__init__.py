@@ -5,6 +5,7 @@ from .errors import CorruptError, InUseError, MismatchError, StoreError
 from .layout import Layout
 from .run import Manifest, Run
 from .shard import ShardFile
+from .shared import SharedRun
 
 __all__ = [
     "Block",
@@ -15,5 +16,6 @@ __all__ = [
     "MismatchError",
     "Run",
     "ShardFile",
+    "SharedRun",
     "StoreError",
 ]

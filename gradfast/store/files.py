@@ -7,8 +7,11 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
+
+from gradfast.places import is_remote
 
 from .errors import CorruptError, StoreError
 
@@ -20,6 +23,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_atomically(path: Path, data: bytes | memoryview, scratch: Path) -> None:
     """Writes a file that appears under its name only once all of it is on the disk.
 
+    On an object store, that is how every file is written.
+
     Args:
         path: where it goes.
         data: its content.
@@ -28,7 +33,14 @@ def write_atomically(path: Path, data: bytes | memoryview, scratch: Path) -> Non
     Raises:
         StoreError: the disk is full, or refuses; nothing is left behind.
     """
-    unfinished = scratch / f"{path.name}.unfinished"
+    if is_remote(path):
+        try:
+            path.write_bytes(bytes(data))
+        except OSError as error:
+            raise StoreError(_why(path, len(data), error)) from error
+        return
+    # Of its own name, for a process that was given up for dead may still be writing.
+    unfinished = scratch / f"{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
         with unfinished.open("wb") as file:
             file.write(data)
@@ -43,6 +55,8 @@ def write_atomically(path: Path, data: bytes | memoryview, scratch: Path) -> Non
 
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder last, as `fsync` does for a file's content."""
+    if is_remote(path):
+        return
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -95,4 +109,4 @@ def _why(path: Path, size: int, error: OSError) -> str:
         except OSError:
             free = ""
         return f"{path}: no room for its {size / 1e6:.1f} MB{free} ({error.strerror}); what was written before is kept, make room and run again"
-    return f"{path}: cannot be written: {error.strerror}"
+    return f"{path}: cannot be written: {error.strerror or error}"

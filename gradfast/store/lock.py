@@ -32,13 +32,18 @@ class WriterLock:
 
     The file tells who holds it. It may be deleted by its holder, also before release.
 
+    Args:
+        path: the file, in a folder of the directory that it stands for.
+        shared: let others hold it that also share it.
+
     Raises:
         InUseError: another process, or another writer in this one, holds it.
         StoreError: the file cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shared: bool = False) -> None:
         self._path = path
+        self._mode = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd = -1
 
     def __enter__(self) -> Self:
@@ -59,6 +64,16 @@ class WriterLock:
             raise StoreError(f"{folder}: cannot be written: {error.strerror}") from error
         return self
 
+    def alone(self) -> bool:
+        """Makes a shared lock exclusive if nobody else holds it; else it is lost. Of several who try, the last succeeds."""
+        if self._fd < 0:
+            return False
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def _try(self) -> int:
         """The locked file, or -1 where its last holder deleted it in between."""
         try:
@@ -67,7 +82,7 @@ class WriterLock:
         except FileNotFoundError:
             return -1
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, self._mode | fcntl.LOCK_NB)
             if os.path.samestat(self._path.stat(), os.fstat(fd)):
                 return fd
         except FileNotFoundError:

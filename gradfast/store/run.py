@@ -15,11 +15,14 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from typing_extensions import Self
+
+from gradfast.places import is_remote
 
 from .block import Block
 from .errors import CorruptError, MismatchError, StoreError
@@ -97,7 +100,10 @@ class Run:
         self.finished = False
         self.done: dict[int, ShardRecord] = {}
         self._progress = folder / PROGRESS
-        self._lock = WriterLock(self._progress / "lock")
+        # An object store has no locks; whoever writes there sees to it that nobody else does.
+        self._lock: WriterLock | nullcontext[None] = (
+            nullcontext() if is_remote(folder) else WriterLock(self._progress / "lock")
+        )
 
     def __enter__(self) -> Self:
         manifest, begun = self.folder / MANIFEST, self._progress / "run.json"
@@ -109,6 +115,8 @@ class Run:
         if manifest.is_file() and not self._progress.exists():
             self._resume_finished()  # without a lock: a finished directory may be read-only
             return self
+        if is_remote(self._progress):
+            self._progress.mkdir(parents=True, exist_ok=True)
         self._lock.__enter__()
         try:
             if manifest.is_file():
@@ -163,12 +171,7 @@ class Run:
             StoreError: no room, or the disk refuses.
         """
         assert self.layout is not None
-        encoded = self.layout.encode(block)
-        name = _shard_name(shard)
-        record = ShardRecord(name, len(block), int(block.flagged.sum()), len(encoded), Checksums.of(encoded))
-        write_atomically(self.folder / name, encoded, self._progress)
-        write_sealed(self._record_path(shard), record.to_json(), self._progress)
-        self.done[shard] = record
+        self.done[shard] = write_shard(self.folder, self.layout, shard, block)
 
     def finish(self) -> None:
         """Writes the manifest and removes what only an unfinished run needs."""
@@ -196,13 +199,21 @@ class Run:
         self._refuse_others(layout, stored["rows_per_file"])
         self.layout, self.shard_batches = layout, stored["shard_batches"]
         for path in self._progress.glob("part-*.json"):
-            record = ShardRecord.from_json(read_sealed(path))
-            try:
-                ShardFile(self.folder / record.name, record).verify()
-            except CorruptError:  # lost or damaged since; it is written again
-                path.unlink()
-            else:
+            record = self._checked(path)
+            if record is not None:
                 self.done[int(path.stem.removeprefix("part-"))] = record
+
+    def _checked(self, path: Path) -> ShardRecord | None:
+        """A finished shard; None, and it is written again, if it was lost or damaged since."""
+        try:
+            record = ShardRecord.from_json(read_sealed(path))
+            ShardFile(self.folder / record.name, record).verify()
+        except FileNotFoundError:  # another rank found it damaged
+            return None
+        except CorruptError:
+            path.unlink(missing_ok=True)
+            return None
+        return record
 
     def _refuse_others(self, layout: Layout, rows_per_file: int) -> None:
         stored = {**layout.settings, "rows_per_file": rows_per_file}
@@ -214,6 +225,10 @@ class Run:
         # The lock goes last: while it is there, no other run believes the directory free.
         for path in sorted(self._progress.iterdir(), key=lambda path: path.name == "lock"):
             path.unlink()
+        if (
+            is_remote(self._progress) and not self._progress.is_dir()
+        ):  # of an object store, gone with its content
+            return
         try:
             self._progress.rmdir()
         except OSError as error:
@@ -224,7 +239,24 @@ class Run:
         sync_folder(self.folder)
 
     def _record_path(self, shard: int) -> Path:
-        return self._progress / (Path(_shard_name(shard)).stem + ".json")
+        return _record_path(self._progress, shard)
+
+
+def write_shard(folder: Path, layout: Layout, shard: int, block: Block) -> ShardRecord:
+    """Writes a shard of a run that has begun, and its record; when this returns both are on the disk.
+
+    For those to whom the holder of the run gives the work.
+
+    Raises:
+        StoreError: no room, or the disk refuses.
+    """
+    progress = folder / PROGRESS
+    encoded = layout.encode(block)
+    name = _shard_name(shard)
+    record = ShardRecord(name, len(block), int(block.flagged.sum()), len(encoded), Checksums.of(encoded))
+    write_atomically(folder / name, encoded, progress)
+    write_sealed(_record_path(progress, shard), record.to_json(), progress)
+    return record
 
 
 def differences(stored: Any, given: Any, name: str = "") -> Iterable[str]:
@@ -244,6 +276,10 @@ def _differs(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> str
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _record_path(progress: Path, shard: int) -> Path:
+    return progress / (Path(_shard_name(shard)).stem + ".json")
 
 
 def _shard_name(shard: int) -> str:
