@@ -157,7 +157,7 @@ def jpeg_quality(encoded: bytes) -> int | None:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             tables = getattr(image, "quantization", None)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     if not tables:
         return None

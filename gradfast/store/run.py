@@ -60,7 +60,7 @@ class Manifest:
         layout = Layout.from_json(stored, path)
         records = [ShardRecord.from_json(shard) for shard in stored["shards"]]
         for record in records:
-            if Path(record.name).name != record.name:
+            if Path(record.name).name != record.name or record.name in ("", ".", ".."):
                 raise CorruptError(
                     f"{path}: names the file {record.name!r}; wanted files of this directory only"
                 )
@@ -206,7 +206,7 @@ class Run:
     def _checked(self, path: Path) -> ShardRecord | None:
         """A finished shard; None, and it is written again, if it was lost or damaged since."""
         try:
-            record = ShardRecord.from_json(read_sealed(path))
+            record = read_record(path)
             ShardFile(self.folder / record.name, record).verify()
         except FileNotFoundError:  # another rank found it damaged
             return None
@@ -276,6 +276,19 @@ def _differs(folder: Path, stored: dict[str, Any], given: dict[str, Any]) -> str
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def read_record(path: Path) -> ShardRecord:
+    """The record of a shard.
+
+    Raises:
+        CorruptError: altered, or of another file than its own shard's.
+        FileNotFoundError: no such record.
+    """
+    record = ShardRecord.from_json(read_sealed(path))
+    if record.name != f"{path.stem}.parquet":
+        raise CorruptError(f"{path}: names the file {record.name!r}; wanted {path.stem}.parquet")
+    return record
 
 
 def _record_path(progress: Path, shard: int) -> Path:

@@ -6,11 +6,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from gradfast.places import is_remote
 
 from .errors import CorruptError
 from .layout import from_arrow
@@ -101,7 +103,7 @@ class ShardFile:
             CorruptError: the file is missing, truncated or altered.
         """
         try:
-            with self.path.open("rb") as file:
+            with _open(self.path) as file:
                 parquet = self._open(file)
                 order = {name: i for i, name in enumerate(parquet.schema_arrow.names)}
                 self._check_columns(file, parquet.metadata, [order[name] for name in columns])
@@ -117,7 +119,7 @@ class ShardFile:
             CorruptError: as `read`.
         """
         try:
-            with self.path.open("rb") as file:
+            with _open(self.path) as file:
                 metadata = self._open(file).metadata
                 self._check_columns(file, metadata, range(metadata.num_columns))
         except (OSError, pa.ArrowException) as error:
@@ -143,6 +145,11 @@ class ShardFile:
                 raise CorruptError(
                     f"{self.path}: column {name} was altered since it was written, the checksum differs"
                 )
+
+
+def _open(path: Path) -> BinaryIO:
+    """The file as Arrow opens it, so that its threads read without Python, which may have ended before they do."""
+    return path.open("rb") if is_remote(path) else cast(BinaryIO, pa.OSFile(str(path)))
 
 
 def _footer_bytes(tail: bytes | memoryview) -> int:

@@ -20,11 +20,9 @@ from gradfast.errors import InputError
 from gradfast.places import is_remote
 
 from .errors import CorruptError, InUseError
-from .files import read_sealed
 from .layout import ROWS_PER_FILE, Layout
 from .lock import WriterLock
-from .run import MANIFEST, Run
-from .shard import ShardRecord
+from .run import MANIFEST, Run, read_record
 
 __all__ = ["SharedRun"]
 
@@ -150,7 +148,7 @@ class SharedRun(Run):
         if shard in self.done:
             return True
         try:
-            self.done[shard] = ShardRecord.from_json(read_sealed(self._record_path(shard)))
+            self.done[shard] = read_record(self._record_path(shard))
         except (FileNotFoundError, CorruptError):  # in either case it is written anew
             return False
         return True
