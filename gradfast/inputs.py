@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gradfast.errors import InputError, ModelError, describe
 from gradfast.selection import nearest
+from gradfast.wrapped import check_wrapped, unwrapped
 
 __all__ = [
     "Inputs",
@@ -124,10 +125,13 @@ def check_model(model: nn.Module) -> dict[str, nn.Parameter]:
 
     Raises:
         InputError: not a module.
-        ModelError: no floating parameter, or a BatchNorm that normalises with the statistics of the batch.
+        ModelError: no floating parameter, a BatchNorm that normalises with the statistics of the batch, or a wrapper
+            as in `check_wrapped`.
     """
     if not isinstance(model, nn.Module):
-        raise InputError(f"model: got {describe(model)}; wanted a torch.nn.Module")
+        hint = ", here its .module()" if isinstance(model, torch.export.ExportedProgram) else ""
+        raise InputError(f"model: got {describe(model)}; wanted a torch.nn.Module{hint}")
+    check_wrapped(model)
     parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
     if not parameters:
         raise ModelError(f"model: {type(model).__name__} has no floating parameters; wanted at least one")
@@ -167,6 +171,7 @@ def call(model: nn.Module, x: Inputs) -> Any:
     Raises:
         InputError: the model refused an integer input, or one of another floating dtype than its parameters.
     """
+    model = unwrapped(model)
     try:
         if isinstance(x, Tensor):
             return model(x)
