@@ -68,7 +68,7 @@ def extract(
             encoded images), and perhaps ``label``.
         model: a module, which is sent to the actors; or a function that makes it, which is called in each and once here.
         out: directory for the features, a path that all nodes see or a URL.
-        actors: how many; (least, most) lets Ray scale them.
+        actors: how many; (least, most) lets Ray scale them. Of a `ray.data.Dataset` the reading needs a CPU besides.
         num_cpus: of one actor, which takes as many threads.
         num_gpus: of one actor, which then computes on "cuda".
         workers: processes that read and decode, in each actor.
@@ -105,9 +105,18 @@ class _Pool:
         few, many = (actors, actors) if isinstance(actors, int) else actors
         if not 1 <= few <= many:
             raise InputError(f"actors: got {actors}; wanted at least 1, or (least, most)")
-        self.arguments = {"concurrency": (few, many), "num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.arguments: dict[str, Any] = {
+            "concurrency": (few, many),
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+        }
         self.device = "cuda" if num_gpus else None
         self.threads = max(1, int(num_cpus))
+
+    def sharing(self) -> dict[str, Any]:
+        """The same from one actor up: a fixed pool that took every CPU would wait forever for those who read."""
+        _, many = self.arguments["concurrency"]
+        return {**self.arguments, "concurrency": (1, many)}
 
 
 class _Actor:
@@ -215,7 +224,7 @@ class _Driver:
                     _Stream,
                     batch_size=batch,
                     fn_constructor_args=(preprocess, *self._actor()),
-                    **self.pool.arguments,
+                    **self.pool.sharing(),
                 )
                 rows = run.shard_batches * batch
                 with SampleProgress(samples, self.progress) as bar, _settled(mapped, preserve_order=True):
