@@ -166,7 +166,7 @@ def check_reference(parameters: Mapping[str, Tensor], reference: Mapping[str, Te
 
 
 def call(model: nn.Module, x: Inputs) -> Any:
-    """``model(x)``, ``model(*x)`` or ``model(**x)``; says so if the input's dtype is what the model choked on.
+    """``model(x)``, ``model(*x)`` or ``model(**x)``, of a Hugging Face output its ``logits``; says so if the input's dtype is what the model choked on.
 
     Raises:
         InputError: the model refused an integer input, or one of another floating dtype than its parameters.
@@ -174,14 +174,19 @@ def call(model: nn.Module, x: Inputs) -> Any:
     model = unwrapped(model)
     try:
         if isinstance(x, Tensor):
-            return model(x)
-        return model(**x) if isinstance(x, dict) else model(*x)
+            return _logits(model(x))
+        return _logits(model(**x) if isinstance(x, dict) else model(*x))
     except (RuntimeError, NotImplementedError, TypeError) as error:
         culprit = _wrong_dtype(model, x, str(error))
         if culprit is None:
             raise
         name, value, wanted = culprit
         raise InputError(f"x: {name} is {describe(value)}; wanted {wanted} ({error})") from error
+
+
+def _logits(out: Any) -> Any:
+    logits = getattr(out, "logits", None)
+    return logits if isinstance(out, Mapping) and isinstance(logits, Tensor) else out
 
 
 def _wrong_dtype(model: nn.Module, x: Inputs, message: str) -> tuple[str, Tensor, str] | None:

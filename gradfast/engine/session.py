@@ -64,6 +64,10 @@ class Session:
             return t
 
         given = map_tensors(leaf, slice_batch(x, chunk))
+        if len(leaves) < _tensors(given):
+            # Integers cannot want gradients, so only the tables that they index show where samples enter: all are recorded.
+            for p in self.parameters.values():
+                p.requires_grad_(p.is_floating_point() or p.is_complex())
         rng = torch.get_rng_state()
         with ExitStack() as stack:
             if self.autocast is not None:
@@ -91,6 +95,12 @@ class Session:
                 f"model: its output for {batch} samples is {describe(out)}; wanted logits of shape [B, K]"
             )
         return out
+
+
+def _tensors(x: Inputs) -> int:
+    """How many tensors with a batch dimension there are in ``x``."""
+    values = (x,) if isinstance(x, Tensor) else x.values() if isinstance(x, dict) else x
+    return sum(isinstance(value, Tensor) and value.dim() > 0 for value in values)
 
 
 @contextmanager
