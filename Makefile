@@ -2,6 +2,7 @@
 #
 #   make demo      the demonstration, on images that come with the dependencies
 #   make test      the tests, but for those marked slow (make test-all: every one)
+#   make fuzz      so many new random models against autograd (FUZZ=1000); prints how to repeat a failure
 #   make cpp-test  the C++ unit tests, with CMake and ctest
 #   make lint      ruff, mypy and clang-format
 #   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell; wants nvcc
@@ -15,6 +16,7 @@ VENV ?= .venv
 PIP_TORCH ?= torch torchvision
 PYTEST_ARGS ?=
 SANITIZE ?=
+FUZZ ?= 1000
 
 BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.gradfast-dependencies
@@ -23,7 +25,7 @@ PEERS := $(VENV)/.gradfast-peers
 SOURCES := $(shell find csrc build_support -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
 CMAKE_BUILD := build/cmake$(if $(SANITIZE),-sanitize)
 
-.PHONY: setup demo test test-all cpp-test lint format docs bench clean distclean
+.PHONY: setup demo test test-all fuzz cpp-test lint format docs bench clean distclean
 
 setup: $(EXTENSION)
 
@@ -35,6 +37,9 @@ test: $(EXTENSION)
 
 test-all: $(EXTENSION)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+fuzz: $(EXTENSION)
+	GRADFAST_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q tests/test_random_models.py
 
 bench: $(EXTENSION) $(PEERS)
 	$(BIN)/python -m bench $(BENCH_ARGS)

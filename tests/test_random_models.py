@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import ModuleType
 
@@ -133,7 +134,17 @@ def models(draw: st.DrawFn) -> Model:
     return model.double().eval()
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# `make fuzz` looks for new models, all night if told to; the tests look at the same ones each time.
+FUZZ = int(os.environ.get("GRADFAST_FUZZ", "0"))
+
+
+@settings(
+    max_examples=FUZZ or 120,
+    derandomize=not FUZZ,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(model=models(), b=st.integers(1, 5), layers=st.sampled_from([None, "head", "layers"]))
 def test_random_model(api: ModuleType, model: Model, b: int, layers: str | None) -> None:
     if layers == "layers" and not len(model.layers):
