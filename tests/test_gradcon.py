@@ -263,6 +263,16 @@ class TestScores:
         wanted = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(1)
         assert np.allclose(scores.latent, wanted.detach(), rtol=1e-4)
 
+    def test_refreshed_reference_is_the_mean_of_the_images_gradients(self) -> None:
+        torch.manual_seed(0)
+        model, x = Small(), torch.rand(7, 12)
+        scorer = GradConScorer(model, _random_reference(model, "dec"), batch_size=3).refreshed(x)
+        error = F.mse_loss(model(x), x)
+        for name, mean in scorer.reference.items():
+            (wanted,) = torch.autograd.grad(error, model.get_parameter(name), retain_graph=True)
+            assert torch.allclose(mean, wanted, atol=1e-7)
+        assert all(p.grad is None for p in model.parameters())
+
     def test_any_encoder_decoder(self) -> None:
         torch.manual_seed(0)
         model, x = Small(), torch.rand(6, 12)

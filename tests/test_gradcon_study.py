@@ -42,7 +42,7 @@ def test_a_cell_goes_on_and_is_read_again(tiny: OneClass, tmp_path: Path) -> Non
     assert len(second["history"]) == 2
     assert second["history"][0] == first["history"][0]
     assert run_cell(cell, tiny, tmp_path, 2) == second
-    assert set(second["last"]) == {"reconstruction", "gradient", "combined"}
+    assert set(second["last"]) == {"reconstruction", "gradient", "gradient, reference refreshed", "combined"}
     assert all(0 <= v <= 1 for v in second["last"].values())
     found = collect(tiny, tmp_path)
     assert [r["epochs"] for r in found] == [2]

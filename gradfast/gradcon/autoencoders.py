@@ -161,6 +161,11 @@ def check_images(model: nn.Module, x: Tensor) -> Tensor:
     return x
 
 
+def as_float(images: Tensor) -> Tensor:
+    """uint8 0 to 255 as float32 in [0, 1]; floating images as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
 def kl_weight(x: Tensor) -> float:
     """What the divergence is weighed with beside the mean squared error: 1 / pixels, as both are summed in the ELBO."""
     return 1.0 / x[0].numel()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 import gradfast.norms
 from gradfast.errors import InputError, describe
-from gradfast.gradcon.autoencoders import Reconstruction, check_images, reconstruct
+from gradfast.gradcon.autoencoders import Reconstruction, as_float, check_images, reconstruct
 from gradfast.gradcon.constraint import GradConLoss, GradientReference
 from gradfast.inputs import check_model, check_reference
 
@@ -112,13 +113,8 @@ class GradConScorer:
             UndefinedCosineWarning: some cosine is undefined; the images are flagged.
         """
         check_images(self.model, x)
-        modes = {module: module.training for module in self.model.modules()}
-        self.model.eval()
-        try:
+        with _eval(self.model):
             scores = Scores.concatenate([self._batch(part) for part in x.split(self.batch_size)])
-        finally:
-            for module, training in modes.items():
-                module.training = training
         if scores.flagged.any():
             count = int(scores.flagged.sum())
             warnings.warn(
@@ -127,6 +123,24 @@ class GradConScorer:
                 stacklevel=2,
             )
         return scores
+
+    def refreshed(self, normal: Tensor) -> GradConScorer:
+        """A scorer by the mean gradient, at the weights that the model has now, of the reconstruction errors of normal images.
+
+        The reference of a short training is still that of its first steps, from which the weights have moved on; the paper's trainings are
+        long. ``normal`` are training images [n, C, H, W], uint8 or as for a call.
+        """
+        weights = {name: p for name, p in self.model.named_parameters() if name in self.layers}
+        mean = {name: torch.zeros_like(r) for name, r in self.reference.items()}
+        device = next(iter(weights.values())).device
+        with _eval(self.model), torch.enable_grad():
+            for part in normal.split(self.batch_size):
+                x = as_float(part).to(device)
+                errors = reconstruct(self.model, check_images(self.model, x)).errors(x)
+                found = torch.autograd.grad(errors.sum() / len(normal), [weights[n] for n in self.layers])
+                for name, g in zip(self.layers, found, strict=True):
+                    mean[name] += g
+        return GradConScorer(self.model, mean, weight=self.weight, batch_size=self.batch_size)
 
     def stream(self, batches: Iterator[Tensor]) -> Iterator[Scores]:
         """The scores of each batch as it comes."""
@@ -189,6 +203,18 @@ class _Flat(nn.Module):
         self._kept.clear()
         mean, log_variance = (_joined([part[i] for part in parts]) for i in (1, 2))
         return Reconstruction(torch.cat([part.output for part in parts]), mean, log_variance)
+
+
+@contextmanager
+def _eval(model: nn.Module) -> Iterator[None]:
+    """In eval mode inside; every module's own mode is put back after."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

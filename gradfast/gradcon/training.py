@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gradfast.errors import InputError, describe
-from gradfast.gradcon.autoencoders import check_images
+from gradfast.gradcon.autoencoders import as_float, check_images
 from gradfast.gradcon.checkpoint import PathType, read_checkpoint, restore, write_checkpoint
 from gradfast.gradcon.constraint import GradConLoss, GradConTerms
 
-__all__ = ["Epoch", "GradConTrainer", "TrainingSettings", "one_class"]
+__all__ = ["Epoch", "GradConTrainer", "TrainingSettings", "as_float", "one_class"]
 
 
 @dataclass(frozen=True)
@@ -207,11 +207,6 @@ def one_class(images: Tensor, labels: Tensor, label: int) -> Tensor:
         known = ", ".join(map(str, labels.unique().tolist()[:12])) or "none"
         raise InputError(f"label: got {describe(label)}, a class with no images; wanted one of {known}")
     return images[rows]
-
-
-def as_float(images: Tensor) -> Tensor:
-    """uint8 0 to 255 as float32 in [0, 1]; floating images as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _sum(images: Tensor) -> float:

@@ -24,6 +24,7 @@ __all__ = ["MODELS", "Cell", "make_model", "run_cell"]
 # Name: (architecture, with the constraint).
 MODELS = {"CAE": ("cae", False), "CAE+Grad": ("cae", True), "VAE": ("vae", False), "VAE+Grad": ("vae", True)}
 _WEIGHT = 0.03
+REFRESHED = "gradient, reference refreshed"
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ def run_cell(
     trainer.fit(epochs, tell)
     inside, outside = data.tested(cell.label, cell.seed)
     best = trainer.best
+    scorer = GradConScorer(trainer.model, trainer.loss)
+    last = _areas(scorer, inside, outside)
+    refreshed = _areas(scorer.refreshed(trainer.images[trainer.rows]), inside, outside)
+    last[REFRESHED] = refreshed["gradient"]
     result: dict[str, Any] = {
         "data": cell.data,
         "class": cell.label,
@@ -92,7 +97,7 @@ def run_cell(
         "train_images": len(trainer.rows),
         "test_images": [len(inside), len(outside)],
         "seconds": sum(e.seconds for e in trainer.history),
-        "last": _areas(GradConScorer(trainer.model, trainer.loss), inside, outside),
+        "last": last,
         "best": _areas(load_scorer(folder / "best.safetensors"), inside, outside),
         "history": [[e.reconstruction, e.constraint, e.validation, *e.cosines] for e in trainer.history],
     }
