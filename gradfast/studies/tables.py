@@ -290,24 +290,25 @@ def curve_table(found: StudyResult) -> ResultTable | None:
     """Learning curves: AUROC by the number of images that H was fitted to; None if there are none."""
     if not found.curves:
         return None
-    sizes = sorted({size for curve in found.curves for size in curve.sizes})
+    # The last size of a curve is all that it may be fitted to, which differs from set to set.
+    sizes = sorted({size for curve in found.curves for size in curve.sizes[:-1]})
     groups = []
     for number, key in enumerate(dict.fromkeys((curve.model, curve.outside) for curve in found.curves)):
         rows = []
         for curve in found.curves:
-            if (curve.model, curve.outside) == key:
-                at = dict(zip(curve.sizes, curve.values, strict=True))
-                cells = tuple(
-                    Cell(figure_text(at[size].mean), _spread(at[size]), False) if size in at else BLANK
-                    for size in sizes
-                )
-                rows.append(Row(METHODS[curve.method].title, cells))
+            if (curve.model, curve.outside) != key:
+                continue
+            at = dict(zip(curve.sizes[:-1], curve.values[:-1], strict=True))
+            cells = [_estimate_cell(at[size]) if size in at else BLANK for size in sizes]
+            rows.append(Row(METHODS[curve.method].title, (*cells, _estimate_cell(curve.values[-1]))))
         groups.append(Group(", ".join(key), OUTSIDE[number % len(OUTSIDE)], tuple(rows)))
-    note = "AUROC by the number of images of either kind that the method was fitted to; the same images are tested throughout."
-    return ResultTable(
-        "Learning curves",
-        (note,),
-        tuple(f"{size:,} + {size:,}" for size in sizes),
-        tuple(groups),
-        "model, set",
+    note = (
+        "AUROC by the number of images of either kind that the method was fitted to, with the tested kind seen; the same images are"
+        " tested throughout. All: the half of the set, as in the tables above."
     )
+    columns = (*(f"{size:,}" for size in sizes), "all")
+    return ResultTable("Learning curves", (note,), columns, tuple(groups), "model, set")
+
+
+def _estimate_cell(value: Estimate) -> Cell:
+    return Cell(figure_text(value.mean), _spread(value), False)
