@@ -47,15 +47,23 @@ def fill_corruption(subject: Subject) -> None:
     published = published_source(subject)
     kinds: dict[str, list[Pairing]] = {}
     for kind in bench.study.corruptions:
-        found = []
+        found, strengths = [], []
         source = None if published is None else published.get(kind)
         for level in bench.study.levels:
             if source is None:
                 images = _corrupted(subject, stored, kind, level, quality)
             else:
                 images = _published(subject, stored, f"{source}:{level}", f"{kind} {level}")
+            strengths.append(255 * float(np.sqrt(np.mean((images.pixels - clean.pixels) ** 2))))
             found.append(Pairing(images.name, within, group_of(images, subject.columns(images))))
         kinds[kind] = found
+        said = ", ".join(f"{strength:.1f}" for strength in strengths)
+        bench.found.facts.append(
+            (
+                f"{entry.name}, {kind}, strength",
+                f"root mean square change of a pixel by level, of 255: {said}",
+            )
+        )
         if source is not None:
             bench.found.facts.append(
                 (f"{entry.name}, {kind}", f"as published: {source.split(':', 1)[0]}, {source.split(':')[-1]}")
@@ -71,10 +79,11 @@ def fill_corruption(subject: Subject) -> None:
     if quality is not None:
         plain = replace(stored, name="not corrupted, one JPEG pass fewer")
         controls.append(Pairing(plain.name, within, group_of(plain, subject.columns(plain))))
-        kind, level = bench.study.corruptions[-1], bench.study.levels[0]
-        raw = _corrupted(subject, stored, kind, level, None)
-        raw = replace(raw, name=f"{kind} {level}, not compressed")
-        controls.append(Pairing(raw.name, within, group_of(raw, subject.columns(raw))))
+        for kind in bench.study.corruptions:
+            if published is None or kind not in published:
+                raw = _corrupted(subject, stored, kind, bench.study.levels[0], None)
+                raw = replace(raw, name=f"{raw.name}, not compressed")
+                controls.append(Pairing(raw.name, within, group_of(raw, subject.columns(raw))))
     for method in subject.methods:
         bench.settings.say(f"{entry.name}: fitting and testing {method.title}")
         for kind, pairings in kinds.items():
