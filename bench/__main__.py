@@ -45,7 +45,7 @@ def jobs() -> list[Job]:
     return [
         Job(TASK, (f"bench_engine.py::test_engine[{TASK}]",), 80, 6, 0.26),
         Job("profile", ("bench_profile.py",), 0, 0, 0.02),
-        Job("memory", ("bench_memory.py",), 0, 0, 0.14),
+        Job("memory", ("bench_memory.py",), 0, 0, 0.13),
         Job("kernels", ("bench_kernels.py",), 2, 0, 0.07),
         Job("scaling", ("bench_scaling.py",), 6, 0, 0.12),
         *(Job(name, (f"bench_engine.py::test_engine[{name}]",), 8, 1, 0.4 / len(others)) for name in others),
