@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,3 +167,21 @@ def test_arguments(tmp_path: Path) -> None:
         extract([torch.ones(2, 1, 6, 6)], net(), tmp_path / "out", **FILES, **OPTIONS)
     with pytest.raises(InputError, match=r"ray\.data\.Dataset is empty"):
         extract(ray.data.from_items([]), net(), tmp_path / "out", **FILES, **OPTIONS)
+
+
+def test_command_line(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8))
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def net():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval()\n"
+    )
+    command = [sys.executable, "-m", "gradfast", "extract", "net.py:net", "x.npz", "--channels", "1", "--batch-size", "8"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for more in (["-o", "alone"], ["-o", "ray", "--ray", "--actors", "1,2"]):
+        done = subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, done.stderr
+        assert "40 samples x 4 contrast rows x 2 layers" in done.stdout
+    assert content(tmp_path / "alone") == content(tmp_path / "ray")

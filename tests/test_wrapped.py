@@ -188,3 +188,21 @@ class TestQuantisation:
             ModelError, match=r"5 \(Linear\) computes with quantised weights.*before it was converted"
         ):
             gradfast.grad_norms(quantize_dynamic(net(), {nn.Linear}), x())
+
+
+def test_an_operator_without_a_gradient() -> None:
+    """Autograd only warns, and gives zeros for what lies behind; here that is no answer."""
+    library = torch.library.Library("gradfast_test", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: torch.from_numpy(2 * x.detach().numpy()), "CPU")
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.ops.gradfast_test.twice(self.a(x)))
+
+    with pytest.raises(ModelError, match=r"an operator that has no gradient in torch"):
+        gradfast.grad_norms(Net().eval(), torch.randn(2, 4))

@@ -78,6 +78,11 @@ def _make_node(fn: Any) -> Node:
             "model: it checkpoints with use_reentrant=True, which hides parameters from autograd's graph; "
             "wanted use_reentrant=False"
         )
+    if fn.name().endswith("NotImplemented"):  # autograd would warn and give zeros for all that lies behind
+        raise ModelError(
+            "model: it runs an operator that has no gradient in torch (a quantised one, or one of torch.library without an "
+            "autograd formula); wanted operators that can be differentiated"
+        )
     metadata = fn._input_metadata
     return Node(
         fn=fn,
