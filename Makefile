@@ -1,11 +1,11 @@
 # Every target sets up what it needs: a virtual environment in .venv, the dependencies and the compiled extension.
 #
 #   make demo      the demonstration, on images that come with the dependencies
-#   make test      the tests, but for those marked slow (make test-all: every one)
+#   make test      the tests, but for those marked slow and those of cuda-check (make test-all: every one)
 #   make fuzz      so many new random models against autograd (FUZZ=1000); prints how to repeat a failure
 #   make cpp-test  the C++ unit tests, with CMake and ctest
 #   make lint      ruff, mypy and clang-format
-#   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell; wants nvcc
+#   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell (docs/cuda.md)
 #   make docs      the documentation, into build/site; has an environment of its own
 #   make bench     the benchmarks, ten minutes; writes bench/RESULTS.md (BENCH_ARGS="--minutes 3 --only mlp kernels")
 #
@@ -17,6 +17,7 @@ PIP_TORCH ?= torch torchvision
 PYTEST_ARGS ?=
 SANITIZE ?=
 FUZZ ?= 1000
+CPP_CUDA ?= OFF
 
 BIN := $(VENV)/bin
 DEPENDENCIES := $(VENV)/.gradfast-dependencies
@@ -33,7 +34,7 @@ demo: $(EXTENSION)
 	$(BIN)/gradfast demo
 
 test: $(EXTENSION)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not slow" --ignore=tests/cuda_on_cpu $(PYTEST_ARGS)
 
 test-all: $(EXTENSION)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -46,7 +47,7 @@ bench: $(EXTENSION) $(PEERS)
 
 cpp-test: $(DEPENDENCIES)
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(CMAKE_BUILD) -G Ninja \
-		-DPython3_EXECUTABLE="$(abspath $(BIN))/python" -DGRADFAST_SANITIZE=$(SANITIZE)
+		-DPython3_EXECUTABLE="$(abspath $(BIN))/python" -DGRADFAST_SANITIZE=$(SANITIZE) -DGRADFAST_CUDA=$(CPP_CUDA)
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(CMAKE_BUILD) $(if $(MAX_JOBS),-j $(MAX_JOBS))
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(CMAKE_BUILD) --output-on-failure
 

@@ -1,4 +1,7 @@
-"""Whether and how csrc/cuda is built: the toolkit, the architectures, the flags."""
+"""Whether and how csrc/cuda is built: the toolkit, the architectures, the flags.
+
+``python -m build_support.cuda`` prints the toolkit's folder, or in one line why there is none, and fails.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def toolkit() -> Toolkit | None:
     if wanted == "0":
         return None
     try:
-        found = _fitting_toolkit()
+        found = fitting_toolkit()
     except UnfitError as error:
         if wanted == "1":
             preflight.fail(f"no CUDA build: {error}")
@@ -69,7 +72,12 @@ def toolkit() -> Toolkit | None:
     return found
 
 
-def _fitting_toolkit() -> Toolkit:
+def fitting_toolkit() -> Toolkit:
+    """The toolkit for this torch, whatever GRADFAST_CUDA says.
+
+    Raises:
+        UnfitError: there is none.
+    """
     if torch.version.cuda is None:
         raise UnfitError("this torch is built for the CPU")
     reasons = []
@@ -139,3 +147,10 @@ def _runtime_library(home: Path) -> Path | None:
             link.symlink_to(library)
             return links
     return None
+
+
+if __name__ == "__main__":
+    try:
+        print(fitting_toolkit().home)
+    except UnfitError as reason:
+        sys.exit(str(reason))

@@ -34,13 +34,19 @@ def extension() -> Extension:
         "include_dirs": [str(ROOT / "csrc")],
         "extra_compile_args": {"cxx": [*cxx, *system], "nvcc": [*cuda.NVCC_FLAGS]},
     }
-    sources = [*relative("csrc/*.cpp"), *relative("csrc/cpu/*.cpp")]
+    # The choice of a CUDA kernel needs no CUDA: every build can tell it.
+    plan = "csrc/cuda/plan.cpp"
+    sources = [*relative("csrc/*.cpp"), *relative("csrc/cpu/*.cpp"), plan]
     toolkit = cuda.toolkit()
     if toolkit is None:
         return CppExtension("gradfast._C", sources=sources, define_macros=macros, **common)
     return CUDAExtension(
         "gradfast._C",
-        sources=[*sources, *relative("csrc/cuda/*.cpp"), *relative("csrc/cuda/kernels/*.cu")],
+        sources=[
+            *sources,
+            *(source for source in relative("csrc/cuda/*.cpp") if source != plan),
+            *relative("csrc/cuda/kernels/*.cu"),
+        ],
         define_macros=[*macros, *toolkit.macros()],
         library_dirs=[str(toolkit.libraries)],
         **common,

@@ -40,6 +40,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
             return pybind11::make_tuple(forms.chosen, flops);
         },
         "The form that conv_sqnorm takes for these shapes and arguments, and one sample's flops for each "
-        "form "
-        "that applies.");
+        "form that applies.");
+    m.def("cuda_weight_norm_form", &gradfast::cuda_weight_norm_form,
+          "The form and the kernel that the CUDA operators take for these shapes and arguments, math (bf16, "
+          "fp16, "
+          "tf32, fp32, fp64) and number of multiprocessors.");
 }

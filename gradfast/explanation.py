@@ -27,6 +27,8 @@ class LayerPlan:
             ``tokens`` (embedding), ``dense`` (each sample's gradient formed alone); ``unused`` if nothing reached it.
         flops: of the norms of all samples and rows; a multiply and an add are two.
         bytes: of the operands, each read once.
+        kernel: the CUDA kernel with its arithmetic and tile, such as ``direct tf32 64x64``; empty on the CPU, unless
+            CUDA's choice was asked for.
         seconds: measured. The time of ``winograd`` and ``fused`` norms is in the step that they came with.
         fallback: whether this parameter takes the path of one sample at a time.
     """
@@ -39,6 +41,7 @@ class LayerPlan:
     bytes: float
     seconds: float
     fallback: bool
+    kernel: str = ""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ class Explanation:
         table.add_column("parameter", no_wrap=True)
         table.add_column("shape")
         table.add_column("form")
+        on_cuda = any(layer.kernel for layer in self.layers)
+        if on_cuda:
+            table.add_column("CUDA kernel", no_wrap=True)
         for heading in ("MFLOP", "MB", "ms", "GFLOP/s"):
             table.add_column(heading, justify="right", no_wrap=True)
         for layer in self.layers:
@@ -126,6 +132,7 @@ class Explanation:
                 layer.name,
                 "x".join(map(str, layer.shape)),
                 f"[yellow]{layer.form}, alone[/]" if layer.fallback else layer.form,
+                *([layer.kernel] if on_cuda else []),
                 f"{layer.flops / self.samples / 1e6:.3g}",
                 f"{layer.bytes / self.samples / 1e6:.3g}",
                 f"{layer.seconds * per_sample:.3g}" if own_time else "in the step",
@@ -177,7 +184,9 @@ def _layer(name: str, shape: tuple[int, ...], cost: NormCost | None, fallback: b
     if cost is None:
         return LayerPlan(name, shape, "", "unused", 0.0, 0.0, 0.0, fallback)
     operation = cost.operation.removesuffix("Backward0")
-    return LayerPlan(name, shape, operation, cost.form, cost.flops, cost.bytes, cost.seconds, fallback)
+    return LayerPlan(
+        name, shape, operation, cost.form, cost.flops, cost.bytes, cost.seconds, fallback, cost.kernel
+    )
 
 
 def _step(cost: StepCost) -> Step:

@@ -64,7 +64,9 @@ class Info(TypedDict):
 def collect() -> Info:
     """Versions, build and run-time facts, as plain values that `json.dumps` takes."""
     built = _C.build_info()
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = range(torch.cuda.device_count())
+    gpus = [torch.cuda.get_device_name(i) for i in devices]
+    capabilities = [torch.cuda.get_device_capability(i) for i in devices]
     return {
         "versions": {
             "gradfast": __version__,
@@ -88,7 +90,7 @@ def collect() -> Info:
             "blas": _blas(),
             "onednn": torch.backends.mkldnn.is_available(),
             "gpus": gpus,
-            "cuda_kernels": _cuda_kernels(bool(built["cuda_archs"]), bool(gpus)),
+            "cuda_kernels": _cuda_kernels(built["cuda_archs"], capabilities),
         },
     }
 
@@ -147,10 +149,17 @@ def _cuda_of_torch(cuda: str | None) -> str:
     return f"CUDA {cuda}" if cuda else "no CUDA"
 
 
-def _cuda_kernels(built: bool, gpu: bool) -> str:
-    if not built:
+def _cuda_kernels(archs: list[str], capabilities: list[tuple[int, int]]) -> str:
+    """Whether they run, and what is known of them: so far no GPU has run them (docs/cuda.md)."""
+    if not archs:
         return "not built"
-    return "in use for CUDA tensors" if gpu else "built, idle: no GPU"
+    if not capabilities:
+        return "built, idle: no GPU here. Compiled, emulated and sanitized; never yet run on a GPU"
+    oldest = min(int(re.sub(r"\D", "", arch)) for arch in archs)
+    too_old = [f"sm_{major}{minor}" for major, minor in capabilities if 10 * major + minor < oldest]
+    if too_old:
+        return f"none for {', '.join(too_old)}: built for {' '.join(archs)}"
+    return "in use for CUDA tensors. Emulated and sanitized, never yet proven on a GPU: bench/gpu.sh does"
 
 
 def _blas() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike
 from gradfast.engine.collect import Angle, Dot, Gram, Metric, SquaredNorm
 from gradfast.engine.explain import WatchedEngine, timed
 from gradfast.engine.run import Engine
+from gradfast.errors import InputError
 from gradfast.explanation import Explanation, explanation
 from gradfast.inputs import Inputs, check_inputs, check_model, check_reference
 from gradfast.options import parse_dtype, parse_memory_budget
@@ -193,15 +195,19 @@ def explain(
     layers: str | Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
     memory_budget: int | str | None = None,
+    device: Literal["cuda"] | None = None,
 ) -> Explanation:
     """How `grad_norms` would take these norms, and what each parameter costs: the form chosen, flops, bytes, measured time.
 
     The norms are taken twice, once to plan and warm up and once to measure; arguments, errors and warnings are those of
-    `grad_norms`.
+    `grad_norms`. ``device="cuda"`` tells the forms and kernels that the CUDA operators choose, of a model on the CPU too,
+    for an A100; the times stay those of where the model is.
 
     Returns:
         `Explanation`: data, which prints as tables (``print(gradfast.explain(model, x))``).
     """
+    if device not in (None, "cuda"):
+        raise InputError(f"device: got {device!r}; wanted None or 'cuda'")
     held = Contrast.parse(contrast, loss, classes)
     grad_norms(
         model, x, contrast=contrast, loss=loss, classes=classes,
@@ -209,6 +215,7 @@ def explain(
     )  # fmt: skip
     engine, batch = _engine(model, x, SquaredNorm(), layers, dtype, memory_budget, kind=WatchedEngine)
     assert isinstance(engine, WatchedEngine)
+    engine.metric.cuda = device == "cuda"
     (values, *_), seconds = timed(partial(_run, engine, x, batch, held), engine.session.device)
     return explanation(engine, batch, values.shape[1], seconds)
 

@@ -4,7 +4,8 @@ Throughout, C rows (contrast classes) come first in a cotangent `g`, then B samp
 parameter. Operands are float32, float64, bfloat16 or float16, alike in dtype and device, in any memory format.
 Results are float64 for float64 operands and float32 for all others; sums are taken in the result's dtype.
 Empty inputs give zeros. No operator stores the gradients of a batch: it needs scratch for one tile, or for one
-sample's [T, T] Gram matrix, per thread.
+sample's [T, T] Gram matrix, per thread; on CUDA, depthwise convolutions need it for the gradients of the samples that fill
+24 MB, one at least.
 
 Every function raises `ValueError` for a wrong shape or option and `TypeError` for a wrong dtype.
 Sources: Goodfellow, "Efficient Per-Example Gradient Computations" (arXiv:1510.01799) for the rank-one form; Rochette et

@@ -200,6 +200,22 @@ def test_info_is_plain_and_true() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("archs", "capabilities", "said"),
+    [
+        ([], [(9, 0)], "not built"),
+        (["sm_80", "sm_90a"], [], "built, idle: no GPU here"),
+        (["sm_80", "sm_90a"], [], "never yet run on a GPU"),
+        (["sm_80", "sm_90a", "sm_100"], [(9, 0)], "in use for CUDA tensors"),
+        (["sm_80", "sm_90a"], [(7, 5), (8, 0)], "none for sm_75: built for sm_80 sm_90a"),
+    ],
+)
+def test_info_says_what_is_known_of_the_cuda_kernels(
+    archs: list[str], capabilities: list[tuple[int, int]], said: str
+) -> None:
+    assert said in info._cuda_kernels(archs, capabilities)
+
+
 @pytest.mark.parametrize("isa", _C.build_info()["isas"])
 def test_instruction_set_can_be_lowered(isa: str) -> None:
     run = python("-c", "from gradfast import _C; print(_C.cpu_isa())", GRADFAST_CPU_ISA=isa)

@@ -152,3 +152,46 @@ def test_is_data_and_prints():
     assert "0.weight" in text
     assert "8x3x3x3" in text
     assert "2 samples, 1 rows" in text
+
+
+class Separable(nn.Module):
+    """A depthwise convolution, a pointwise one and a head, as MobileNet has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(32, 32, 3, padding=1, groups=32)
+        self.pointwise = nn.Conv2d(32, 256, 1)
+        self.head = nn.Linear(256, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pointwise(self.depthwise(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize(("allowed", "math"), [(False, "fp32"), (True, "tf32")])
+def test_tells_the_kernels_of_cuda_without_a_gpu(allowed: bool, math: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
+    x = torch.randn(2, 32, 24, 24)
+    found = gradfast.explain(Separable(), x, device="cuda")
+    kernels = {layer.name: layer.kernel for layer in found.layers}
+    assert kernels["depthwise.weight"] == f"depthwise {math}"
+    assert kernels["pointwise.weight"].startswith(f"direct {math} 64x64")  # two samples do not fill a device
+    assert kernels["head.weight"] == f"rank_one {math}"
+    assert kernels["pointwise.bias"] == "channel_sums fp32"
+    assert "CUDA kernel" in str(found)
+    assert "CUDA kernel" not in str(gradfast.explain(Separable(), x))
+
+
+def test_a_device_that_is_not_known_is_refused():
+    with pytest.raises(gradfast.errors.InputError, match="device: got 'tpu'; wanted None or 'cuda'"):
+        gradfast.explain(Separable(), torch.randn(1, 32, 4, 4), device="tpu")
+
+
+def test_cuda_takes_the_large_tile_where_it_fills_the_device():
+    shapes = [64, 256, 196], [10, 64, 256, 196]
+    line = [[1], [1], [0], [1], 1, False, 1]
+    assert _C.cuda_weight_norm_form(*shapes, *line, "bf16", 108) == ("direct", "direct bf16 128x128")
+    assert _C.cuda_weight_norm_form([1, 256, 196], [1, 1, 256, 196], *line, "bf16", 108)[1].endswith("64x64")
+    assert _C.cuda_weight_norm_form([64, 512, 16], [10, 64, 512, 16], *line, "fp32", 108)[0] == "gram"
+    with pytest.raises(ValueError, match="math is"):
+        _C.cuda_weight_norm_form(*shapes, *line, "int8", 108)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -37,6 +38,10 @@ def parts(out: Path, device: str, architecture: str | None) -> list[Part]:
     if architecture:
         build["TORCH_CUDA_ARCH_LIST"] = architecture
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    if importlib.util.find_spec("xdist"):
+        pytest += ["-n", "4"]
+    # The operators' samples and the engine on the models of the zoo; the other tests ask nothing of a GPU.
+    whole = ["tests/ops", *(["tests/test_gpu.py"] if cuda else [])]
     found = [
         Part("build", [python, "setup.py", "-q", "build_ext", "--inplace"], 150, environment=build),
         Part(
@@ -46,7 +51,7 @@ def parts(out: Path, device: str, architecture: str | None) -> list[Part]:
             80,
             environment={"GRADFAST_TEST_DEVICE": device if cuda else "emulator"},
         ),
-        Part("tests", [*pytest, *(["tests"] if cuda else ["tests/ops"])], 90),
+        Part("tests", [*pytest, *whole], 90),
     ]  # fmt: skip
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin"
@@ -123,6 +128,11 @@ def main() -> int:
     out: Path = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": machine(arguments.device), "parts": []}
+    if arguments.device == "cuda" and "name" not in results["machine"]:
+        results["error"] = "no GPU that torch sees: nothing was run"
+        (out / "results.json").write_text(json.dumps(results, indent=1))
+        print(f"gpu.sh: {results['error']}")
+        return 1
     for part in parts(out, arguments.device, results["machine"].get("capability")):
         if arguments.only and part.name not in arguments.only:
             continue

@@ -3,24 +3,13 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "../form_names.h"
 #include "output_dot.h"
 #include "weight_gram.h"
 #include "weight_norm.h"
 
 namespace gradfast::cpu {
 namespace {
-
-Form conv_form(const ConvShape& s, c10::string_view name) {
-    if (name == "auto") return cheapest_form(s);
-    for (const Form form : {Form::direct, Form::gram, Form::pixel_gram})
-        if (name == form_name(form)) {
-            TORCH_CHECK_VALUE(form_applies(form, s), "conv_sqnorm: form is \"pixel_gram\" for a ",
-                              s.transposed ? "transposed convolution" : "convolution with stride",
-                              "; wanted auto, direct or gram");
-            return form;
-        }
-    TORCH_CHECK_VALUE(false, "conv_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or pixel_gram");
-}
 
 at::Tensor zeros_for(const at::Tensor& x, at::IntArrayRef shape) {
     return at::zeros(shape, x.options().dtype(accumulate_dtype(x.scalar_type())));
@@ -31,7 +20,7 @@ at::Tensor conv_sqnorm(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef
                        int64_t groups, bool transposed, int64_t frames, c10::string_view form) {
     const ConvShape s =
         conv_shape("conv_sqnorm", x, g, {kernel_size, stride, padding, dilation, groups, transposed, frames});
-    const Form chosen = conv_form(s, form);
+    const Form chosen = conv_form(form, s).value_or(cheapest_form(s));
     auto out = zeros_for(x, {s.samples, s.rows});
     if (x.numel() == 0 || g.numel() == 0) return out;
     weight_sqnorm(s, Image::of_input(x), Image::of_cotangent(g), chosen, out.mutable_data_ptr());

@@ -3,6 +3,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "../form_names.h"
 #include "output_dot.h"
 #include "weight_gram.h"
 #include "weight_norm.h"
@@ -21,18 +22,6 @@ Image image_of_matrix(const at::Tensor& t, int64_t row_stride) {
             {0, 0, t.stride(d - 2)}};
 }
 
-Form linear_form(const ConvShape& s, c10::string_view name) {
-    if (name == "auto") return cheapest_form(s);
-    for (const Form form : {Form::direct, Form::gram, Form::rank_one})
-        if (name == form_name(form)) {
-            TORCH_CHECK_VALUE(form_applies(form, s),
-                              "linear_sqnorm: form is \"rank_one\" for T = ", s.positions(),
-                              "; wanted T = 1");
-            return form;
-        }
-    TORCH_CHECK_VALUE(false, "linear_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or rank_one");
-}
-
 at::Tensor zeros_for(const at::Tensor& x, at::IntArrayRef shape) {
     return at::zeros(shape, x.options().dtype(accumulate_dtype(x.scalar_type())));
 }
@@ -40,7 +29,7 @@ at::Tensor zeros_for(const at::Tensor& x, at::IntArrayRef shape) {
 at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view form) {
     check_linear("linear_sqnorm", x, g);
     const ConvShape s = linear_shape(x, g);
-    const Form chosen = linear_form(s, form);
+    const Form chosen = linear_form(form, s.positions()).value_or(cheapest_form(s));
     auto out = zeros_for(x, {s.samples, s.rows});
     if (x.numel() == 0 || g.numel() == 0) return out;
     weight_sqnorm(s, image_of_matrix(x, 0), image_of_matrix(g, g.stride(0)), chosen, out.mutable_data_ptr());

@@ -7,15 +7,6 @@
 namespace gradfast::cuda {
 namespace {
 
-void check_affine(const char* op, const at::Tensor& xhat, const at::Tensor& g) {
-    TORCH_CHECK_VALUE(xhat.dim() >= 2, op, ": xhat has shape ", xhat.sizes(), "; wanted [B, O, *]");
-    check_operand(op, "xhat", xhat, xhat.dim());
-    check_operand(op, "g", g, xhat.dim() + 1);
-    check_same(op, "xhat", xhat, "g", g);
-    TORCH_CHECK_VALUE(g.sizes().slice(1) == xhat.sizes(), op, ": g has shape ", g.sizes(),
-                      "; wanted [C, *] with xhat's ", xhat.sizes());
-}
-
 at::Tensor affine_sqnorm(const at::Tensor& xhat, const at::Tensor& g) {
     check_affine("affine_sqnorm", xhat, g);
     return reduce_channels(g, xhat, {}, Reduction::square);
@@ -23,8 +14,7 @@ at::Tensor affine_sqnorm(const at::Tensor& xhat, const at::Tensor& g) {
 
 at::Tensor affine_dot(const at::Tensor& xhat, const at::Tensor& g, const at::Tensor& ref) {
     check_affine("affine_dot", xhat, g);
-    check_same("affine_dot", "g", g, "ref", ref);
-    check_shape("affine_dot", "ref", ref, {g.size(2)});
+    check_channel_ref("affine_dot", g, ref);
     return reduce_channels(g, xhat, ref, Reduction::dot);
 }
 

@@ -7,11 +7,6 @@
 namespace gradfast::cuda {
 namespace {
 
-void check_bias(const char* op, const at::Tensor& g) {
-    TORCH_CHECK_VALUE(g.dim() >= 3, op, ": g has shape ", g.sizes(), "; wanted [C, B, O, *]");
-    check_operand(op, "g", g, g.dim());
-}
-
 at::Tensor bias_sqnorm(const at::Tensor& g) {
     check_bias("bias_sqnorm", g);
     return reduce_channels(g, {}, {}, Reduction::square);
@@ -19,8 +14,7 @@ at::Tensor bias_sqnorm(const at::Tensor& g) {
 
 at::Tensor bias_dot(const at::Tensor& g, const at::Tensor& ref) {
     check_bias("bias_dot", g);
-    check_same("bias_dot", "g", g, "ref", ref);
-    check_shape("bias_dot", "ref", ref, {g.size(2)});
+    check_channel_ref("bias_dot", g, ref);
     return reduce_channels(g, {}, ref, Reduction::dot);
 }
 

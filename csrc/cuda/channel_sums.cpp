@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "../checks.h"
+#include "plan.h"
 
 namespace gradfast::cuda {
 namespace {
@@ -14,10 +15,6 @@ namespace {
 constexpr int64_t kBlocksPerMultiprocessor = 8;
 // Passes of a block over its positions that a further split must leave.
 constexpr int64_t kLeastPasses = 4;
-
-int64_t ceil_divide(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 // [.., O, *] as [.., *, O]; the channels are at channel_dim.
 at::Tensor channels_to_back(const at::Tensor& t, int64_t channel_dim) {
@@ -90,10 +87,13 @@ void plan_channel_sums(ChannelParams& p, ElementType type, bool vectorized, int 
     p.row_blocks = static_cast<int32_t>(ceil_divide(p.rows, e.rows));
     p.channel_blocks = static_cast<int32_t>(ceil_divide(p.channels, e.channels));
     const int64_t blocks = p.samples * p.row_blocks * p.channel_blocks;
-    const int64_t wanted = ceil_divide(multiprocessors * kBlocksPerMultiprocessor, blocks);
-    const int64_t most = p.positions / (kLeastPasses * e.positions);
-    p.splits = static_cast<int32_t>(std::max<int64_t>(1, std::min(wanted, most)));
+    p.splits = static_cast<int32_t>(position_splits(p.positions, e.positions, blocks, multiprocessors));
     p.positions_per_split = ceil_divide(p.positions, p.splits);
+}
+
+int64_t position_splits(int64_t positions, int64_t at_once, int64_t blocks, int multiprocessors) {
+    const int64_t wanted = ceil_divide(multiprocessors * kBlocksPerMultiprocessor, blocks);
+    return std::max<int64_t>(1, std::min(wanted, positions / (kLeastPasses * at_once)));
 }
 
 at::Tensor channel_sums(const at::Tensor& g, const std::optional<at::Tensor>& xhat,
@@ -108,6 +108,21 @@ at::Tensor channel_sums(const at::Tensor& g, const std::optional<at::Tensor>& xh
     return sums_of_channels(last.contiguous(), last_xhat, device);
 }
 
+void reduce_sums(const at::Tensor& sums, const std::optional<at::Tensor>& ref, Reduction reduction,
+                 ElementType type, const at::Tensor& out, const DeviceScope& device) {
+    ReduceParams p;
+    p.sums = sums.data_ptr();
+    if (ref) p.ref = ref->data_ptr();
+    p.out = out.data_ptr();
+    p.splits = static_cast<int32_t>(sums.size(0));
+    p.rows = static_cast<int32_t>(sums.size(1));
+    p.samples = sums.size(2);
+    p.channels = static_cast<int32_t>(sums.size(3));
+    p.items = reduction == Reduction::gram ? p.rows * p.rows : p.rows;
+    p.reduction = reduction;
+    check(launch_reduce(type, p, device.stream()));
+}
+
 at::Tensor reduce_channels(const at::Tensor& g, const std::optional<at::Tensor>& xhat,
                            const std::optional<at::Tensor>& ref, Reduction reduction) {
     const int64_t rows = g.size(0), samples = g.size(1);
@@ -116,19 +131,9 @@ at::Tensor reduce_channels(const at::Tensor& g, const std::optional<at::Tensor>&
     auto out = gram ? at::zeros({samples, rows, rows}, options) : at::zeros({samples, rows}, options);
     if (g.numel() == 0) return out;
     const DeviceScope device(g);
-    const auto sums = channel_sums(g, xhat, device);
-    const auto reference = ref ? ref->contiguous() : at::Tensor();
-    ReduceParams p;
-    p.sums = sums.data_ptr();
-    if (ref) p.ref = reference.data_ptr();
-    p.out = out.data_ptr();
-    p.samples = samples;
-    p.rows = static_cast<int32_t>(rows);
-    p.channels = static_cast<int32_t>(g.size(2));
-    p.splits = static_cast<int32_t>(sums.size(0));
-    p.items = static_cast<int32_t>(gram ? rows * rows : rows);
-    p.reduction = reduction;
-    check(launch_reduce(element_type(g.scalar_type()), p, device.stream()));
+    const std::optional<at::Tensor> reference = ref ? std::optional(ref->contiguous()) : std::nullopt;
+    reduce_sums(channel_sums(g, xhat, device), reference, reduction, element_type(g.scalar_type()), out,
+                device);
     return out;
 }
 

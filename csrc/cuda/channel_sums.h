@@ -23,6 +23,15 @@ void plan_channel_sums(ChannelParams& p, ElementType type, bool vectorized, int 
 at::Tensor channel_sums(const at::Tensor& g, const std::optional<at::Tensor>& xhat,
                         const DeviceScope& device);
 
+// From sums [splits, C, B, N] to norms or Grams, or dots with ref [N] (of the operands' type): out [B, C] or
+// [B, C, C].
+void reduce_sums(const at::Tensor& sums, const std::optional<at::Tensor>& ref, Reduction reduction,
+                 ElementType type, const at::Tensor& out, const DeviceScope& device);
+
+// Into how many parts a sum over positions is split, when blocks is how many there are without and a block
+// takes at_once positions in one pass.
+int64_t position_splits(int64_t positions, int64_t at_once, int64_t blocks, int multiprocessors);
+
 // Norms or Grams of them, or dots with ref: [B, C] or [B, C, C].
 at::Tensor reduce_channels(const at::Tensor& g, const std::optional<at::Tensor>& xhat,
                            const std::optional<at::Tensor>& ref, Reduction reduction);

@@ -2,8 +2,7 @@
 #include <ATen/Context.h>
 #include <torch/library.h>
 
-#include "../conv_shape.h"
-#include "../cost.h"
+#include "../form_names.h"
 #include "runtime.h"
 #include "weight_gradient.h"
 
@@ -30,9 +29,7 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     w.position_data = s.transposed ? channels_last_x : channels_last_g;
     w.window_data = s.transposed ? channels_last_g : channels_last_x;
     w.math = math_for(x.scalar_type(), at::globalContext().allowTF32CuDNN());
-    const int64_t pixels = s.frames * ConvShape::product(s.window);
-    w.size = {s.rows,           s.samples, s.groups, s.positions(),   s.position_channels,
-              s.window_width(), s.taps(),  pixels,   s.unit_stride(), s.transposed};
+    w.size = contraction_size(s);
 
     w.positions.count = narrow(op, "the number of positions", s.positions());
     w.positions.frame = Divisor(std::max<int64_t>(1, s.positions_per_frame()));
@@ -55,18 +52,6 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     finish_operand(w.position, w.position_data, s.position_channels);
     finish_operand(w.window, w.window_data, s.window_channels);
     return w;
-}
-
-std::optional<Form> conv_form(c10::string_view name, const ConvShape& s) {
-    if (name == "auto") return std::nullopt;
-    for (const Form form : {Form::direct, Form::gram, Form::pixel_gram})
-        if (name == form_name(form)) {
-            TORCH_CHECK_VALUE(form_applies(form, s), "conv_sqnorm: form is \"pixel_gram\" for a ",
-                              s.transposed ? "transposed convolution" : "convolution with stride",
-                              "; wanted auto, direct or gram");
-            return form;
-        }
-    TORCH_CHECK_VALUE(false, "conv_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or pixel_gram");
 }
 
 at::Tensor conv_sqnorm(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef kernel_size,

@@ -14,17 +14,6 @@
 namespace gradfast::cuda {
 namespace {
 
-void check_embedding(const char* op, const at::Tensor& indices, const at::Tensor& g) {
-    TORCH_CHECK_VALUE(indices.dim() == 2, op, ": indices has shape ", indices.sizes(), "; wanted [B, T]");
-    TORCH_CHECK_TYPE(indices.scalar_type() == at::kLong, op, ": indices has dtype ", indices.scalar_type(),
-                     "; wanted int64");
-    check_operand(op, "g", g, 4);
-    TORCH_CHECK_VALUE(g.device() == indices.device(), op, ": g is on ", g.device(), "; wanted ",
-                      indices.device(), ", as indices");
-    TORCH_CHECK_VALUE(g.size(1) == indices.size(0) && g.size(2) == indices.size(1), op, ": g has shape ",
-                      g.sizes(), "; wanted [C, B, T, D] with B and T of indices ", indices.sizes());
-}
-
 EmbeddingParams embedding_params(const at::Tensor& tokens, const at::Tensor& g, int64_t padding_idx) {
     EmbeddingParams p;
     p.g = g.data_ptr();

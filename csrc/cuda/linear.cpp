@@ -3,7 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "../checks.h"
+#include "../form_names.h"
 #include "channel_sums.h"
 #include "runtime.h"
 #include "weight_gradient.h"
@@ -12,17 +12,13 @@ namespace gradfast::cuda {
 namespace {
 
 WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Tensor& g) {
-    check_operand(op, "x", x, 3);
-    check_operand(op, "g", g, 4);
-    check_same(op, "x", x, "g", g);
-    TORCH_CHECK_VALUE(g.size(1) == x.size(0) && g.size(2) == x.size(1), op, ": g has shape ", g.sizes(),
-                      "; wanted [C, B, T, O] with B and T of x ", x.sizes());
+    check_linear(op, x, g);
     const int64_t samples = x.size(0), positions = x.size(1), inputs = x.size(2), outputs = g.size(3);
     WeightGradient w;
     w.window_data = x.contiguous();
     w.position_data = g.contiguous();
     w.math = math_for(x.scalar_type(), at::globalContext().allowTF32CuBLAS());
-    w.size = {g.size(0), samples, 1, positions, outputs, inputs, 1, positions, true, false};
+    w.size = contraction_size(linear_shape(x, g));
     w.positions.count = narrow(op, "T", positions);
     w.position.row_stride = samples * positions * outputs;
     w.position.sample_stride = positions * outputs;
@@ -32,17 +28,6 @@ WeightGradient weight_gradient(const char* op, const at::Tensor& x, const at::Te
     finish_operand(w.position, w.position_data, outputs);
     finish_operand(w.window, w.window_data, inputs);
     return w;
-}
-
-std::optional<Form> linear_form(c10::string_view name, const at::Tensor& x) {
-    if (name == "auto") return std::nullopt;
-    for (const Form form : {Form::direct, Form::gram, Form::rank_one})
-        if (name == form_name(form)) {
-            TORCH_CHECK_VALUE(form != Form::rank_one || x.size(1) == 1,
-                              "linear_sqnorm: form is \"rank_one\" for T = ", x.size(1), "; wanted T = 1");
-            return form;
-        }
-    TORCH_CHECK_VALUE(false, "linear_sqnorm: form is \"", name, "\"; wanted auto, direct, gram or rank_one");
 }
 
 // ||g||^2 ||x||^2
@@ -65,7 +50,7 @@ at::Tensor rank_one(const WeightGradient& w) {
 
 at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view name) {
     const WeightGradient w = weight_gradient("linear_sqnorm", x, g);
-    const auto form = linear_form(name, x);
+    const auto form = linear_form(name, x.size(1));
     const bool is_rank_one = form.value_or(choose_form(w.size, w.math)) == Form::rank_one;
     return is_rank_one && !w.empty() ? rank_one(w) : sqnorm("linear_sqnorm", w, form);
 }

@@ -5,15 +5,8 @@
 namespace gradfast::cuda {
 namespace {
 
-int64_t ceil_divide(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 int64_t round_up(int64_t a, int64_t b) {
     return ceil_divide(a, b) * b;
-}
-
-bool on_tensor_cores(Math math) {
-    return math == Math::bf16 || math == Math::fp16 || math == Math::tf32;
 }
 
 // Multiply-adds that a tensor core does in the time of one of the scalar units (A100: 312 and 156 to 19.5
@@ -24,6 +17,10 @@ double tensor_speed(Math math) {
 
 // Instructions for one tap of one cell of tap_sum_kernel, in multiply-adds.
 constexpr double kTapCost = 24;
+
+// What a multiply-add of depthwise.cu costs, which loads for every few, in those of a tile that is all in
+// use: a guess until it is measured.
+constexpr double kNarrowCost = 4;
 
 // Blocks per multiprocessor that hide a block's start and end.
 constexpr int64_t kBlocksPerMultiprocessor = 4;
@@ -47,18 +44,62 @@ double gram_cost(int64_t positions, double width, const TileExtent& tile) {
     return triangle(ceil_divide(positions, tile.m)) * tile.m * tile.n * width;
 }
 
+// Multiply-adds of one row's gradient of one group in tiles, what they pad included.
+double tile_cost(const ContractionSize& s, Math math) {
+    const TileExtent e = direct_tile(math, Tile::small);
+    return static_cast<double>(round_up(s.position_channels, e.m)) *
+           static_cast<double>(round_up(s.window_width, e.n)) *
+           static_cast<double>(round_up(s.positions, e.k));
+}
+
+double narrow_cost(const ContractionSize& s, Math math) {
+    return kNarrowCost * tensor_speed(math) * static_cast<double>(s.position_channels) *
+           static_cast<double>(s.window_width) * static_cast<double>(s.positions);
+}
+
+const char* math_name(Math math) {
+    switch (math) {
+        case Math::bf16:
+            return "bf16";
+        case Math::fp16:
+            return "fp16";
+        case Math::tf32:
+            return "tf32";
+        case Math::fp32:
+            return "fp32";
+        case Math::fp64:
+            break;
+    }
+    return "fp64";
+}
+
 }  // namespace
+
+ContractionSize contraction_size(const ConvShape& s) {
+    return {s.rows,
+            s.samples,
+            s.groups,
+            s.positions(),
+            s.position_channels,
+            s.window_width(),
+            s.taps(),
+            s.frames * ConvShape::product(s.window),
+            s.unit_stride(),
+            s.transposed};
+}
+
+bool is_narrow(const ContractionSize& s, Math math) {
+    return narrow_cost(s, math) < tile_cost(s, math);
+}
 
 Form choose_form(const ContractionSize& s, Math math) {
     if (s.positions == 1 && s.groups == 1 && s.taps == 1) return Form::rank_one;
-    const TileExtent direct = direct_tile(math, Tile::small), gram = gram_tile(math);
+    const TileExtent gram = gram_tile(math);
     const auto rows = static_cast<double>(s.rows);
     const int64_t shared = s.transposed ? s.position_channels : s.window_width;
     const int64_t rowwise = s.transposed ? s.window_width : s.position_channels;
 
-    const double direct_cost = rows * static_cast<double>(round_up(s.position_channels, direct.m)) *
-                               static_cast<double>(round_up(s.window_width, direct.n)) *
-                               static_cast<double>(round_up(s.positions, direct.k));
+    const double direct_cost = rows * std::min(tile_cost(s, math), narrow_cost(s, math));
     const double rows_cost =
         gram_cost(s.positions, rows * static_cast<double>(round_up(rowwise, gram.k)), gram);
     const double full_cost =
@@ -126,24 +167,20 @@ Grid dot_grid(const ContractionSize& s, Math math, int multiprocessors) {
     return grid;
 }
 
-const char* math_name(Math math) {
-    switch (math) {
-        case Math::bf16:
-            return "bf16";
-        case Math::fp16:
-            return "fp16";
-        case Math::tf32:
-            return "tf32";
-        case Math::fp32:
-            return "fp32";
-        case Math::fp64:
-            break;
-    }
-    return "fp64";
+Math math_of_name(const char* op, const std::string& name) {
+    for (const Math math : {Math::bf16, Math::fp16, Math::tf32, Math::fp32, Math::fp64})
+        if (name == math_name(math)) return math;
+    TORCH_CHECK_VALUE(false, op, ": math is \"", name, "\"; wanted bf16, fp16, tf32, fp32 or fp64");
 }
 
-const char* tile_name(Tile tile) {
-    return tile == Tile::large ? "large" : "small";
+std::string variant_name(Form form, const ContractionSize& s, Math math, int multiprocessors) {
+    const std::string math_of = std::string(" ") + math_name(math);
+    if (form == Form::rank_one) return form_name(form) + math_of;
+    if (form == Form::direct && is_narrow(s, math)) return "depthwise" + math_of;
+    const bool direct = form == Form::direct;
+    const TileExtent e =
+        direct ? direct_tile(math, direct_grid(s, math, multiprocessors).tile) : gram_tile(math);
+    return (direct ? "direct" : "gram") + math_of + " " + std::to_string(e.m) + "x" + std::to_string(e.n);
 }
 
 }  // namespace gradfast::cuda

@@ -1,13 +1,18 @@
 // Which kernel variant runs: the one table from (op, math, shape) to form, tile and grid. Asks nothing of a
-// device.
+// device and includes nothing of CUDA, so that every build can tell (explain).
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "../cost.h"
-#include "kernels/contraction.h"
+#include "kernels/variants.h"
 
 namespace gradfast::cuda {
+
+inline int64_t ceil_divide(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
 
 // The gradient P' U of every sample, row and group (kernels/contraction.h).
 struct ContractionSize {
@@ -32,14 +37,23 @@ struct Grid {
     bool resident = false;
 };
 
+ContractionSize contraction_size(const ConvShape& shape);
+
 Form choose_form(const ContractionSize& size, Math math);
+
+// Whether the direct form fills so little of a tile that depthwise.cu is quicker: depthwise convolutions
+// above all.
+bool is_narrow(const ContractionSize& size, Math math);
 
 Grid direct_grid(const ContractionSize& size, Math math, int multiprocessors);
 // cross: inner products of pairs of rows.
 Grid gram_grid(const ContractionSize& size, Math math, int multiprocessors, bool cross);
 Grid dot_grid(const ContractionSize& size, Math math, int multiprocessors);
 
-const char* math_name(Math math);
-const char* tile_name(Tile tile);
+// "bf16", "fp16", "tf32", "fp32" or "fp64".
+Math math_of_name(const char* op, const std::string& name);
+
+// The kernel that takes a form, for people: "direct tf32 128x128", "depthwise fp32".
+std::string variant_name(Form form, const ContractionSize& size, Math math, int multiprocessors);
 
 }  // namespace gradfast::cuda

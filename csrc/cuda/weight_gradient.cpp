@@ -6,13 +6,11 @@
 
 #include <limits>
 
+#include "depthwise.h"
 #include "sums.h"
 
 namespace gradfast::cuda {
 namespace {
-
-// Scratch for the Gram matrices of as many samples at once as stay in the L2 cache of an A100 or H100.
-constexpr int64_t kScratchBytes = 24 << 20;
 
 int32_t narrow_parts(const char* op, int64_t parts) {
     return narrow(op, "the number of tiles", parts);
@@ -59,10 +57,6 @@ void launch_gram_blocks(const WeightGradient& w, int64_t blocks, const GramParam
                         const DeviceScope& device) {
     launch_blocks(blocks, params,
                   [&](int64_t n, const GramParams& p) { return launch_gram(w.math, n, p, device.stream()); });
-}
-
-const void* advance(const void* data, int64_t elements, const at::Tensor& like) {
-    return static_cast<const char*>(data) + elements * static_cast<int64_t>(like.element_size());
 }
 
 // The Gram matrix of the windows from that of the pixels: taps times fewer products. A few samples at a time.
@@ -143,18 +137,16 @@ int32_t narrow(const char* op, const char* what, int64_t value) {
 }
 
 void finish_operand(Operand& op, const at::Tensor& data, int64_t channels) {
-    constexpr int64_t kChunkBytes = 16;
-    const int64_t chunk = kChunkBytes / static_cast<int64_t>(data.element_size());
     op.data = data.data_ptr();
     op.channels = Divisor(std::max<int64_t>(1, channels));
-    op.vectorized = channels % chunk == 0 && op.pixel_stride % chunk == 0 &&
-                    reinterpret_cast<std::uintptr_t>(op.data) % kChunkBytes == 0;
+    op.copy_bytes = copy_bytes(op.data, channels, op.pixel_stride, static_cast<int>(data.element_size()));
 }
 
 at::Tensor sqnorm(const char* op, const WeightGradient& w, std::optional<Form> form) {
     if (w.empty()) return zeros_like_result(w.window_data, {w.size.samples, w.size.rows});
     const DeviceScope device(w.window_data);
     const Form chosen = form.value_or(choose_form(w.size, w.math));
+    if (chosen == Form::direct && is_narrow(w.size, w.math)) return depthwise(op, w, Reduction::square);
     const bool is_direct = chosen == Form::direct || chosen == Form::rank_one;
     const Grid grid = is_direct ? direct_grid(w.size, w.math, device.multiprocessors())
                                 : gram_grid(w.size, w.math, device.multiprocessors(), false);
@@ -173,6 +165,7 @@ at::Tensor sqnorm(const char* op, const WeightGradient& w, std::optional<Form> f
 
 at::Tensor gram(const char* op, const WeightGradient& w) {
     if (w.empty()) return zeros_like_result(w.window_data, {w.size.samples, w.size.rows, w.size.rows});
+    if (is_narrow(w.size, w.math)) return depthwise(op, w, Reduction::gram);
     const DeviceScope device(w.window_data);
     const Grid grid = gram_grid(w.size, w.math, device.multiprocessors(), true);
     BlockSums sums(w.window_data, {w.size.samples, w.size.rows, w.size.rows}, grid.parts);
@@ -185,6 +178,7 @@ at::Tensor gram(const char* op, const WeightGradient& w) {
 
 at::Tensor dot(const char* op, const WeightGradient& w, const at::Tensor& weight) {
     if (w.empty()) return zeros_like_result(w.window_data, {w.size.samples, w.size.rows});
+    if (is_narrow(w.size, w.math)) return depthwise(op, w, Reduction::dot, weight);
     const DeviceScope device(w.window_data);
     const Grid grid = dot_grid(w.size, w.math, device.multiprocessors());
     BlockSums sums(w.window_data, {w.size.samples, w.size.rows}, grid.parts);

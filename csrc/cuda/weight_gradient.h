@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "kernels/contraction.h"
 #include "plan.h"
 
 namespace gradfast::cuda {
@@ -24,10 +25,18 @@ struct WeightGradient {
     }
 };
 
+// Scratch for as many samples at once as stay in the L2 cache of an A100 or H100.
+constexpr int64_t kScratchBytes = 24 << 20;
+
+// The address of an element so far behind data, of the type of like.
+inline const void* advance(const void* data, int64_t elements, const at::Tensor& like) {
+    return static_cast<const char*>(data) + elements * static_cast<int64_t>(like.element_size());
+}
+
 // The arithmetic for operands of a dtype; tf32 where torch allows it.
 Math math_for(at::ScalarType dtype, bool tf32_allowed);
 
-// Fills in how op reads data: whether 16-byte chunks will do.
+// Fills in how op reads data: by which asynchronous copies.
 void finish_operand(Operand& op, const at::Tensor& data, int64_t channels);
 
 // A length that the kernels count in 32 bits.

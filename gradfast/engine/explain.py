@@ -7,7 +7,7 @@ sequence of nodes, which the sweep walks: the time between one node and the next
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -36,10 +36,14 @@ T = TypeVar("T")
 
 @dataclass
 class NormCost:
-    """One parameter's squared norms: the ``form`` taken, flops, bytes of the operands and seconds, over all samples and rows."""
+    """One parameter's squared norms: the ``form`` taken, flops, bytes of the operands and seconds, over all samples and rows.
+
+    ``kernel`` is the CUDA kernel by name, empty on the CPU.
+    """
 
     form: str
     operation: str
+    kernel: str = ""
     flops: float = 0.0
     bytes: float = 0.0
     seconds: float = 0.0
@@ -68,6 +72,7 @@ class WatchedNorm(SquaredNorm):
 
     def __init__(self) -> None:
         self.costs: dict[str, NormCost] = {}
+        self.cuda = False  # whether to tell CUDA's forms of operands on the CPU
         self.node: Node | None = None  # the operation that the sweep is at
         self.plan: Plan | None = None
         self.inside = 0.0  # seconds of norms at this operation
@@ -75,7 +80,10 @@ class WatchedNorm(SquaredNorm):
 
     def of_use(self, use: Use, view: View) -> Tensor:
         value, seconds = timed(lambda: use.sqnorm(), value_device(use))
-        self._note(view.parameter, self._form(use), flops_of(use), _bytes(use), seconds)
+        cuda = self.cuda or value_device(use).type == "cuda"
+        form, kernel = self._form(use, cuda)
+        flops = flops_of(use, form if form in _WEIGHT_FORMS else None)
+        self._note(view.parameter, form, flops, _bytes(use), seconds, kernel)
         return value
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
@@ -85,19 +93,21 @@ class WatchedNorm(SquaredNorm):
         )
         return value
 
-    def _note(self, parameter: str, form: str, flops: float, size: float, seconds: float) -> None:
+    def _note(
+        self, parameter: str, form: str, flops: float, size: float, seconds: float, kernel: str = ""
+    ) -> None:
         self.inside += seconds
         self.taken.append(parameter)
         operation = self.node.name if self.node is not None else ""
-        cost = self.costs.setdefault(parameter, NormCost(form, operation))
+        cost = self.costs.setdefault(parameter, NormCost(form, operation, kernel))
         cost.add(form, flops, size, seconds)
 
-    def _form(self, use: Use) -> str:
+    def _form(self, use: Use, cuda: bool) -> tuple[str, str]:
         if isinstance(use, BiasUse) and self.node is not None and self.plan is not None:
             summed = use.g.numel() < use.g.shape[0] * torch.Size(self.node.shape).numel()
             if self.node.order in self.plan.fusions and summed:
-                return "fused"
-        return form_of(use)
+                return "fused", f"channel_sums {math_of(use)}" if cuda else ""
+        return cuda_form_of(use) if cuda else (form_of(use), "")
 
 
 class WatchedEngine(Engine):
@@ -175,14 +185,62 @@ def form_of(use: Use) -> str:
     return names.get(type(use), "dense")
 
 
-def _forms(use: LinearUse | ConvUse) -> tuple[str, dict[str, float]]:
+def cuda_form_of(use: Use) -> tuple[str, str]:
+    """The form and the kernel that a use's squared norm takes on CUDA, by the CUDA operators' own choice.
+
+    Operands on the CPU stand for the same on a GPU of an A100's size.
+    """
+    if isinstance(use, (LinearUse, ConvUse)):
+        device = value_device(use)
+        processors = (
+            torch.cuda.get_device_properties(device).multi_processor_count
+            if device.type == "cuda"
+            else _A100_MULTIPROCESSORS
+        )
+        return _C.cuda_weight_norm_form(*_geometry(use), math_of(use), processors)
+    if isinstance(use, ExpertsUse):
+        return cuda_form_of(_first_expert(use))
+    if isinstance(use, ReshapedUse):
+        return cuda_form_of(use.use)
+    kernels: dict[type[Use], str] = {BiasUse: "channel_sums", AffineUse: "channel_sums", EmbeddingUse: "runs"}
+    kernel = kernels.get(type(use))
+    return form_of(use), f"{kernel} {math_of(use)}" if kernel else ""
+
+
+_A100_MULTIPROCESSORS = 108
+_WEIGHT_FORMS = ("direct", "gram", "pixel_gram", "rank_one")
+_MATHS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", torch.float64: "fp64"}
+
+
+def math_of(use: Use) -> str:
+    """How CUDA multiplies a use's operands: ``tf32`` where torch allows it for float32."""
+    if isinstance(use, ReshapedUse):
+        return math_of(use.use)
+    name = _MATHS[_cotangent(use).dtype]
+    allowed = {
+        LinearUse: torch.backends.cuda.matmul.allow_tf32,
+        ConvUse: torch.backends.cudnn.allow_tf32,
+    }
+    return "tf32" if name == "fp32" and allowed.get(type(use)) else name
+
+
+def _geometry(
+    use: LinearUse | ConvUse,
+) -> tuple[
+    Sequence[int], Sequence[int], Sequence[int], Sequence[int], Sequence[int], Sequence[int], int, bool, int
+]:
+    """Shapes and arguments of conv_sqnorm, of which a linear layer is a case."""
     if isinstance(use, LinearUse):
         x, g = use.x.transpose(1, 2), use.g.transpose(2, 3)
-        return _C.weight_norm_forms(x.shape, g.shape, [1], [1], [0], [1], 1, False, 1)
-    return _C.weight_norm_forms(
+        return x.shape, g.shape, [1], [1], [0], [1], 1, False, 1
+    return (
         use.x.shape, use.g.shape, use.weight_shape[2:], use.stride, use.padding, use.dilation, use.groups,
         use.transposed, use.frames,
     )  # fmt: skip
+
+
+def _forms(use: LinearUse | ConvUse) -> tuple[str, dict[str, float]]:
+    return _C.weight_norm_forms(*_geometry(use))
 
 
 def _first_expert(use: ExpertsUse) -> LinearUse:
@@ -191,7 +249,7 @@ def _first_expert(use: ExpertsUse) -> LinearUse:
 
 def flops_of(use: Use, form: str | None = None) -> float:
     """Additions and multiplications of a use's squared norms, all samples and rows; ``form`` other than the kernels' own choice."""
-    if isinstance(use, ConvUse) and use.known_sqnorm is not None:
+    if isinstance(use, ConvUse) and use.known_sqnorm is not None and form is None:
         # F(3x3, 4x4): 36 products for the 16 positions of a tile, each pair of channels; transforms not counted.
         return 2 * 36 / 16 * use.g.numel() * use.weight_shape[1]
     if isinstance(use, (LinearUse, ConvUse)):
@@ -199,9 +257,9 @@ def flops_of(use: Use, form: str | None = None) -> float:
         samples = use.x.shape[0] // (use.frames if isinstance(use, ConvUse) else 1)
         return flops[form or chosen] * samples
     if isinstance(use, ExpertsUse):
-        return flops_of(_first_expert(use)) * use.x.shape[0]
+        return flops_of(_first_expert(use), form) * use.x.shape[0]
     if isinstance(use, ReshapedUse):
-        return flops_of(use.use)
+        return flops_of(use.use, form)
     return 2.0 * use.g.numel() if isinstance(use, AffineUse) else float(_cotangent(use).numel())
 
 

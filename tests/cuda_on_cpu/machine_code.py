@@ -1,7 +1,7 @@
 """What nvcc made of the kernels: registers, spills, shared memory, occupancy and instructions, read from the extension.
 
 ``python -m tests.cuda_on_cpu.machine_code gradfast/_C*.so`` prints the table; ``--write FILE`` puts it into a Markdown
-file, between two comments.
+file, between two comments; ``--check FILE`` fails if the file has another one for the same nvcc.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Kernel:
         if self.name == "channel_sums":
             aligned = "" if rest[0] == "1" else ", aligned"
             return f"{ELEMENTS[element]}, {rest[1]} norms{aligned}"
+        if self.name == "depthwise":
+            return f"{ELEMENTS[element]}{', pairs' if rest[0] == '2' else ''}"
         return ELEMENTS[element]
 
     @property
@@ -79,9 +81,10 @@ class Kernel:
 
     @property
     def hot(self) -> bool:
-        """Where the time goes: the tensor-core kernels and the aligned passes over cotangents, but for float64."""
+        """Where the time goes: the tensor-core kernels and the passes over cotangents, aligned, but for float64."""
         tensor = self.contraction and self.math in ("bf16", "fp16", "tf32")
-        return tensor or (self.name == "channel_sums" and "aligned" in self.variant and self.math != "fp64")
+        passes = self.name == "depthwise" or (self.name == "channel_sums" and "aligned" in self.variant)
+        return tensor or (passes and self.math != "fp64")
 
 
 def cuobjdump() -> str:
@@ -188,6 +191,26 @@ def table(found: list[Kernel], extent: Extent) -> str:
     return "\n".join(lines)
 
 
+def compiler() -> str:
+    """The line that names nvcc's version: another one makes other machine code."""
+    from build_support.cuda import fitting_toolkit
+
+    said = _output(str(fitting_toolkit().home / "bin" / "nvcc"), "--version")
+    found = re.search(r"V(\d+\.\d+\.\d+)", said)
+    assert found, said
+    return f"Compiled by nvcc {found[1]}."
+
+
+def check(path: Path, text: str) -> None:
+    """Fails if the file has another table for this compiler."""
+    old = path.read_text()
+    line = text.splitlines()[0]
+    if line not in old:
+        print(f"{path} is not of this compiler ({line}): not compared")
+    elif text not in old:
+        sys.exit(f"{path} is out of date: make cuda-kernels renews it")
+
+
 def write(path: Path, text: str) -> None:
     """Replaces what stands between the two comments in a file, or appends it with them."""
     section = f"{BEGIN}\n{text}\n{END}"
@@ -209,6 +232,7 @@ def main() -> None:
     )
     parser.add_argument("binary", type=Path, help="the built extension, or an object file of a kernel")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table into this Markdown file")
+    parser.add_argument("--check", type=Path, metavar="FILE", help="fail if this file has another table")
     arguments = parser.parse_args()
     found = kernels(arguments.binary)
     if not found:
@@ -220,8 +244,10 @@ def main() -> None:
     from .build import build_ops
 
     torch.ops.load_library(str(build_ops()))
-    text = table(found, emulated_extent)
-    if arguments.write:
+    text = f"{compiler()}\n\n{table(found, emulated_extent)}"
+    if arguments.check:
+        check(arguments.check, text)
+    elif arguments.write:
         write(arguments.write, text)
     else:
         print(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gradfast
 from gradfast import ops, reference
@@ -117,3 +119,48 @@ def test_grad_gram_and_grad_dots_of_a_network(served: Counter[str]) -> None:
     dots, wanted_dots = gradfast.grad_dots(model, x, directions), reference.grad_dots(model, x, directions)
     torch.testing.assert_close(dots.values.double(), wanted_dots.values.double(), rtol=1e-5, atol=1e-6)
     assert {"conv_gram", "conv_dot"} <= set(served), dict(served)
+
+
+class Attention(nn.Module):
+    """Attention as `Session.record` has it recorded on CUDA: by the MATH backend, whatever the options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+        self.key_heads = 1 if options.get("enable_gqa") else 2
+        self.q, self.k, self.v = (
+            nn.Linear(6, 8),
+            nn.Linear(6, 4 * self.key_heads),
+            nn.Linear(6, 4 * self.key_heads),
+        )
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(x).unflatten(-1, (2, 4)).transpose(1, 2)
+        k, v = (f(x).unflatten(-1, (self.key_heads, 4)).transpose(1, 2) for f in (self.k, self.v))
+        with sdpa_kernel(SDPBackend.MATH):
+            attended = nn.functional.scaled_dot_product_attention(q, k, v, **self.options)
+        return self.head(attended.transpose(1, 2).flatten(2).mean(1))
+
+
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "causal": {"is_causal": True},
+    "scale": {"scale": 0.3},
+    "bool-mask": {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()},
+    "float-mask": {"attn_mask": torch.linspace(-1, 1, 25, dtype=torch.float64).reshape(5, 5)},
+    "grouped-queries": {"enable_gqa": True},
+}
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_as_recorded_on_cuda(served: Counter[str], name: str) -> None:
+    """No fallback: products and softmax have rules for all rows."""
+    torch.manual_seed(0)
+    model, x = Attention(**ATTENTIONS[name]).double().eval(), torch.randn(3, 5, 6, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", gradfast.errors.FallbackWarning)
+        actual = gradfast.grad_norms(model, x)
+    wanted = reference.grad_norms(model, x)
+    torch.testing.assert_close(actual.values.double(), wanted.values.double(), rtol=1e-9, atol=1e-12)
+    assert served["linear_sqnorm"] >= 4

@@ -14,6 +14,7 @@ import torch
 from gradfast import _C
 
 from . import machine_code
+from .build import leave_out
 from .machine_code import Kernel
 
 OPS = [f"{family}_{kind}" for family in ("linear", "conv", "bias", "affine", "embedding") for kind in
@@ -28,10 +29,9 @@ def kernels() -> list[Kernel]:
     try:
         found = machine_code.kernels(Path(str(_C.__file__)))
     except FileNotFoundError as error:
-        pytest.skip(str(error))
+        leave_out(str(error))
     if not found:
-        reason = "this extension is built for the CPU alone"
-        pytest.fail(reason) if os.environ.get("GRADFAST_CUDA") == "1" else pytest.skip(reason)
+        leave_out("this extension is built for the CPU alone")
     return found
 
 
@@ -64,7 +64,7 @@ def test_no_hot_kernel_spills(kernels: list[Kernel]) -> None:
         if k.hot and (k.local or k.stack or any(i.startswith(("LDL", "STL")) for i in k.instructions))
     }
     assert not spilled
-    assert max(k.local + k.stack for k in kernels) <= 16  # bytes a thread, of any other
+    assert max(k.local + k.stack for k in kernels) <= 8  # one value of any other
 
 
 def test_contractions_use_tensor_cores_and_asynchronous_copies(kernels: list[Kernel]) -> None:
@@ -73,6 +73,8 @@ def test_contractions_use_tensor_cores_and_asynchronous_copies(kernels: list[Ker
         seen = kernel.instructions
         where = f"{kernel.arch} {kernel.name} {kernel.variant}"
         assert any(i.startswith("LDGSTS.E.BYPASS.128") for i in seen), where
+        narrow = "LDGSTS.E.64.ZFILL" if kernel.math == "fp64" else "LDGSTS.E.ZFILL"
+        assert seen[narrow] > 0, where  # channels that fill no 16 bytes
         if kernel.math in TENSOR_INSTRUCTION:
             assert seen[TENSOR_INSTRUCTION[kernel.math]] > 0, where
             assert seen["FFMA"] < 64 * 64 * 16 // 128, where  # the epilogue's squares, not products

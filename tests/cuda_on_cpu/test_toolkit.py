@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -95,6 +96,36 @@ def test_a_toolkit_that_does_not_fit_is_named_in_one_line(
     monkeypatch.setenv("GRADFAST_CUDA", "1")
     with pytest.raises(SystemExit, match=said):
         cuda.toolkit()
+
+
+def test_nvidias_packages_serve_before_what_is_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = toolkit(tmp_path / "nvidia" / "cu13", library="libcudart.so.13")
+    monkeypatch.setattr(cuda.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path)})
+    monkeypatch.setattr(cuda, "__file__", str(tmp_path / "build_support" / "cuda.py"))
+    other = toolkit(tmp_path / "other")
+    monkeypatch.setenv("PATH", f"{other / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert cuda.fitting_toolkit().home == packaged
+
+
+def test_a_toolkit_of_another_version_does_not_hide_one_that_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toolkit(tmp_path / "nvidia" / "cu13", "13.5")
+    monkeypatch.setattr(cuda.sysconfig, "get_paths", lambda: {"purelib": str(tmp_path)})
+    fits = toolkit(tmp_path / "fits")
+    monkeypatch.setenv("PATH", f"{fits / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert cuda.fitting_toolkit().home == fits
+
+
+def test_the_command_names_the_toolkit_or_says_why_there_is_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build_support.cuda"]
+    environment = {**os.environ, "CUDA_HOME": str(tmp_path)}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    of_cpu, of_cuda = "this torch is built for the CPU", f"{tmp_path} has no bin/nvcc"
+    assert run.stderr.strip().splitlines()[-1] in (of_cpu, of_cuda)
 
 
 def test_it_can_be_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,20 @@ CONVS = {
     "wide": Conv((72, 80), (9, 9), (3, 3), padding=1, rows=2, samples=1),
     "dilated": Conv((8, 8), (9, 8), (3, 2), dilation=2, padding=2),
     "groups": Conv((16, 24), (6, 6), (3, 3), groups=2, padding=1),
+    "pieces": Conv(
+        (20, 36), (6, 5), (3, 3), padding=1
+    ),  # no whole 16-byte chunks of 16-bit channels, but pairs
+    "odd": Conv((7, 33), (6, 5), (3, 3), padding=1),
+    "wide-groups": Conv((40, 72), (5, 5), (3, 3), groups=2, padding=1),
     "depthwise": Conv((12, 12), (6, 6), (3, 3), groups=12, padding=1),
+    "depthwise-odd": Conv((11, 11), (6, 5), (3, 3), groups=11, stride=2, padding=1, rows=5),
+    "depthwise-5x5": Conv((70, 70), (9, 7), (5, 5), groups=70, padding=2, frames=2),
+    "depthwise-contiguous": Conv((6, 6), (7, 7), (3, 3), groups=6, dilation=2, channels_last=False),
+    "depthwise-multiplier": Conv((6, 18), (6, 6), (3, 3), groups=6, padding=1),
+    "depthwise-transposed": Conv((8, 8), (5, 4), (3, 3), groups=8, stride=2, padding=1, transposed=True),
+    "narrow-groups": Conv((16, 32), (6, 6), (3, 3), groups=8, padding=1),
+    "depthwise-1d": Conv((10, 10), (40,), (4,), groups=10, padding=3),
+    "one-channel": Conv((1, 6), (9, 9), (5, 5), rows=9),
     "1d": Conv((8, 16), (19,), (5,), stride=3, padding=2),
     "3d": Conv((4, 6), (4, 5, 3), (2, 3, 2), padding=1),
     "frames": Conv((8, 8), (5, 5), (3, 3), padding=1, frames=3),
@@ -86,6 +99,7 @@ LINEARS = [
     (10, 2, 1, 40, 17),
     (17, 1, 9, 8, 8),
     (1, 1, 130, 16, 8),
+    (3, 2, 40, 100, 66),
 ]
 
 
@@ -146,6 +160,21 @@ def test_conv(emulated: types.ModuleType, name: str, dtype: torch.dtype) -> None
     assert_close(emulated.conv_gram(x, g, *arguments), products, TOLERANCE[dtype], gram_scale(products))
 
 
+@pytest.mark.usefixtures("schedule")
+def test_depthwise_in_every_schedule_and_split(
+    emulated: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADFAST_EMULATOR_MULTIPROCESSORS", "20")  # enough to split the positions
+    conv = Conv((10, 10), (24, 24), (3, 3), groups=10, padding=1, rows=6)
+    x, g, ref = conv.operands(torch.bfloat16)
+    arguments = conv.arguments()
+    grads = truth.conv(x, g, *arguments)
+    squares = truth.sqnorm(grads)
+    assert_close(emulated.conv_sqnorm(x, g, *arguments), squares, TOLERANCE[torch.bfloat16])
+    dots = emulated.conv_dot(x, g, ref, *arguments)
+    assert_close(dots, truth.dot(grads, ref), TOLERANCE[torch.bfloat16], squares.sqrt() * ref.double().norm())
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", ["direct", "gram"])
 @pytest.mark.usefixtures("schedule")
@@ -163,7 +192,7 @@ def test_large_tile(emulated: types.ModuleType, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.usefixtures("tf32")
-@pytest.mark.parametrize("sizes", [(3, 2, 5, 7, 6), (2, 2, 70, 72, 136), (2, 2, 40, 256, 120)], ids=str)
+@pytest.mark.parametrize("sizes", [(3, 2, 5, 23, 30), (2, 2, 70, 72, 136), (2, 2, 40, 256, 120)], ids=str)
 def test_tf32_linear(emulated: types.ModuleType, sizes: tuple[int, ...]) -> None:
     x, g, ref = linear_operands(sizes, torch.float32)
     grads = truth.linear(x, g)
@@ -262,6 +291,9 @@ def test_any_strides_and_alignment(emulated: types.ModuleType) -> None:
     assert all(t.data_ptr() % 16 == 2 for t in odd)
     for form in ("direct", "gram"):
         assert_close(emulated.linear_sqnorm(*odd, form), squares, TOLERANCE[torch.bfloat16])
+    apart = [torch.cat([t.new_zeros(2), t.flatten()])[2:].view(t.shape) for t in (x, g)]  # 4 bytes past 16
+    for form in ("direct", "gram"):
+        assert_close(emulated.linear_sqnorm(*apart, form), squares, TOLERANCE[torch.bfloat16])
     expanded = g[:1].expand(3, -1, -1, -1)
     assert_close(emulated.linear_sqnorm(x, expanded), squares[:, :1].expand(-1, 3), TOLERANCE[torch.bfloat16])
 

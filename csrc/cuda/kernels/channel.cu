@@ -17,14 +17,6 @@ __host__ __device__ constexpr int pack_bytes(int affine) {
     return affine == kMaxAffine ? 8 : 16;
 }
 
-// Neighbouring threads take neighbouring packs of channels; what is left of the block takes further
-// positions.
-__host__ __device__ constexpr int threads_across(int channels, int pack) {
-    int across = 1;
-    while (across < kWarpSize && across * pack < channels) across *= 2;
-    return across;
-}
-
 template <class Element, int kPack, int kAffine>
 struct Channels {
     using Accumulator = typename AccumulatorOf<Element>::type;
@@ -60,8 +52,17 @@ struct Channels {
     }
 };
 
+// Blocks that a multiprocessor must hold at least, as many as fit without a spill. Where nothing is said,
+// ptxas goes for one more here and there, and keeps a value on the stack for it.
+template <class Element, int kPack>
+constexpr int kLeastBlocks = sizeof(Element) == 8   ? 2
+                             : kPack == 1           ? 4
+                             : sizeof(Element) == 4 ? 3
+                                                    : 2;
+
 template <class Element, int kPack, int kAffine>
-__global__ void __launch_bounds__(kThreads) channel_sums_kernel(const __grid_constant__ ChannelParams p) {
+__global__ void __launch_bounds__(kThreads, (kLeastBlocks<Element, kPack>))
+    channel_sums_kernel(const __grid_constant__ ChannelParams p) {
     using C = Channels<Element, kPack, kAffine>;
     using Accumulator = typename C::Accumulator;
     constexpr int kRows = C::kRows, kSums = 1 + kAffine;

@@ -8,10 +8,9 @@
 
 #include <cstdint>
 
-namespace gradfast::cuda {
+#include "variants.h"
 
-// How products are formed. tf32: float32 operands on tensor cores; fp32: float32 operands on the FMA units.
-enum class Math { bf16, fp16, tf32, fp32, fp64 };
+namespace gradfast::cuda {
 
 // Division by a number known on the host: q = (high(n * multiplier) + n) >> shift, exact for n < 2^31.
 struct Divisor {
@@ -46,9 +45,21 @@ struct Operand {
     int32_t stride[3] = {1, 1, 1};
     int32_t dilation[3] = {1, 1, 1};
     int32_t padding[3] = {0, 0, 0};
-    bool windowed = false;    // false: position t is pixel t, and the columns are its channels
-    bool vectorized = false;  // 16-byte chunks of columns lie in one pixel, aligned
+    bool windowed = false;   // false: position t is pixel t, and the columns are its channels
+    int32_t copy_bytes = 0;  // of an asynchronous copy (see copy_bytes()); 0: element by element
 };
+
+// The widest asynchronous copy whose bytes always lie in one pixel, aligned: 16, else the least that there is
+// (4, or 8 of float64), else 0.
+inline int32_t copy_bytes(const void* data, int64_t channels, int64_t pixel_stride, int element_size) {
+    const auto fits = [&](int bytes) {
+        const int64_t elements = bytes / element_size;
+        return channels % elements == 0 && pixel_stride % elements == 0 &&
+               reinterpret_cast<std::uintptr_t>(data) % static_cast<unsigned>(bytes) == 0;
+    };
+    const int least = element_size < 4 ? 4 : element_size;
+    return fits(16) ? 16 : fits(least) ? least : 0;
+}
 
 // Where the sum of a block goes: added to out[i], or, for a sum in a fixed order, stored to partial[i * parts
 // + part].
@@ -115,20 +126,6 @@ struct SumParams {
     int64_t count = 0, parts = 0;
     bool clamp = false;  // at zero
 };
-
-// Most rows (or pairs of rows) that one block takes.
-constexpr int kMaxItems = 16;
-
-enum class Tile { small, large };
-
-// The footprint of a tile, known to the host without a device header.
-struct TileExtent {
-    int m, n, k, stages, threads, dynamic_bytes;
-};
-
-TileExtent direct_tile(Math math, Tile tile);
-TileExtent gram_tile(Math math);
-TileExtent dot_tile(Math math);
 
 cudaError_t launch_direct(Math math, Tile tile, int64_t blocks, const DirectParams& params,
                           cudaStream_t stream);

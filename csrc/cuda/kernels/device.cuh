@@ -30,13 +30,19 @@ __device__ __forceinline__ T* dynamic_shared() {
     return reinterpret_cast<T*>(dynamic_shared_bytes);
 }
 
-// 16 bytes from global to shared memory, past the registers; without present they are zeros and nothing is
-// read.
-__device__ __forceinline__ void copy_async_16(void* to, const void* from, bool present) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                     static_cast<uint32_t>(__cvta_generic_to_shared(to))),
-                 "l"(from), "r"(present ? 16 : 0)
-                 : "memory");
+// 4, 8 or 16 bytes from global to shared memory, past the registers (16 past L1, too); without present they
+// are zeros and nothing is read.
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool present) {
+    const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    const int bytes = present ? kBytes : 0;
+    if constexpr (kBytes == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from), "r"(bytes)
+                     : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(address), "l"(from), "n"(kBytes),
+                     "r"(bytes)
+                     : "memory");
 }
 __device__ __forceinline__ void commit_async() {
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -123,8 +129,9 @@ T* dynamic_shared() {
     return static_cast<T*>(emulator::dynamic_shared());
 }
 
-inline void copy_async_16(void* to, const void* from, bool present) {
-    emulator::async_copy(to, from, 16, present ? 16 : 0);
+template <int kBytes>
+void copy_async(void* to, const void* from, bool present) {
+    emulator::async_copy(to, from, kBytes, present ? kBytes : 0);
 }
 inline void commit_async() {
     emulator::async_commit();

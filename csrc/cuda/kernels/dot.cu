@@ -7,22 +7,15 @@ namespace gradfast::cuda {
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(T::kThreads) dot_kernel(const __grid_constant__ DotParams p) {
+__global__ void __launch_bounds__(T::kThreads, T::math == Math::fp64 ? 2 : 4)
+    dot_kernel(const __grid_constant__ DotParams p) {
     using Element = typename T::Element;
     using Accumulator = typename T::Accumulator;
     auto* shared = dynamic_shared<Element>();
     GRADFAST_SHARED(Accumulator, partial, kMaxItems * T::kWarps);
 
-    const int64_t block = p.first_block + blockIdx.x;
-    const int parts = p.groups * p.tiles_m * p.tiles_n;
-    const int64_t sample_and_rows = block / parts;
-    const int part = static_cast<int>(block % parts);
-    const int64_t sample = sample_and_rows / p.row_blocks;
-    const int row0 = static_cast<int>(sample_and_rows % p.row_blocks) * p.rows_per_block;
-    const int rows = p.rows - row0 < p.rows_per_block ? p.rows - row0 : p.rows_per_block;
-    const int n0 = part % p.tiles_n * T::kN;
-    const int t0 = part / p.tiles_n % p.tiles_m * T::kM;
-    const int group = part / p.tiles_n / p.tiles_m;
+    const TileBlock at = tile_block(p);
+    const int t0 = at.tile_m * T::kM, n0 = at.tile_n * T::kN;
     const int steps = (p.window.width + T::kK - 1) / T::kK;
     const bool common = p.window.row_stride == 0;
 
@@ -30,14 +23,15 @@ __global__ void __launch_bounds__(T::kThreads) dot_kernel(const __grid_constant_
     const auto tile_b = [&](int stage) { return shared + T::kStages * T::kSizeA + stage * T::kSizeB; };
     Positions channels;  // the weight's rows are the channels of P
     channels.count = p.channels;
-    const auto* weight = operand_base<Element>(p.weight, 0, 0, group);
+    const auto* weight = operand_base<Element>(p.weight, 0, 0, at.group);
 
     int issued_row = 0, issued = 0;
     const auto issue = [&](int stage) {
         const int column = issued * T::kK;
-        stage_k_minor<T, T::kM, T::kLeadA>(tile_a(stage), p.window,
-                                           operand_base<Element>(p.window, row0 + issued_row, sample, group),
-                                           p.positions, t0, column);
+        stage_k_minor<T, T::kM, T::kLeadA>(
+            tile_a(stage), p.window,
+            operand_base<Element>(p.window, at.row0 + issued_row, at.sample, at.group), p.positions, t0,
+            column);
         stage_k_minor<T, T::kN, T::kLeadB>(tile_b(stage), p.weight, weight, channels, n0, column);
         if (++issued == steps) issued = 0, ++issued_row;
     };
@@ -46,7 +40,7 @@ __global__ void __launch_bounds__(T::kThreads) dot_kernel(const __grid_constant_
     sums.clear();
     ItemSums<Accumulator, T::kWarps> products{partial};
     const auto multiply_row = [&](int row) {
-        const auto* position = operand_base<Element>(p.position, row0 + row, sample, group);
+        const auto* position = operand_base<Element>(p.position, at.row0 + row, at.sample, at.group);
         Accumulator product = 0;
         T::for_each([&](int i, int m, int n) {
             const int t = t0 + m, channel = n0 + n;
@@ -66,44 +60,21 @@ __global__ void __launch_bounds__(T::kThreads) dot_kernel(const __grid_constant_
         consumed = 0, ++consumed_row;
     };
 
-    pipeline<T::kStages>(common ? steps : rows * steps, issue, consume);
+    pipeline<T::kStages>(common ? steps : at.rows * steps, issue, consume);
     if (common) {
-        for (int row = 0; row < rows; ++row) multiply_row(row);
+        for (int row = 0; row < at.rows; ++row) multiply_row(row);
         __syncthreads();
     }
-    products.send(rows, p.destination, part, [&](int item) { return sample * p.rows + row0 + item; });
-}
-
-template <class F>
-auto with_tile(Math math, F f) {
-    constexpr auto kStorage = Storage::k_minor;
-    switch (math) {
-        case Math::bf16:
-            return f(SmallTile<Math::bf16, kStorage, 4>{});
-        case Math::fp16:
-            return f(SmallTile<Math::fp16, kStorage, 4>{});
-        case Math::tf32:
-            return f(SmallTile<Math::tf32, kStorage, 4>{});
-        case Math::fp32:
-            return f(SmallTile<Math::fp32, kStorage, 3>{});
-        case Math::fp64:
-            break;
-    }
-    return f(SmallTile<Math::fp64, kStorage, 3>{});
+    products.send(at.rows, p.destination, at.part,
+                  [&](int item) { return at.sample * p.rows + at.row0 + item; });
 }
 
 }  // namespace
 
-TileExtent dot_tile(Math math) {
-    return with_tile(math, [](auto t) {
-        using T = decltype(t);
-        return TileExtent{T::kM, T::kN, T::kK, T::kStages, T::kThreads, T::kDynamicBytes};
-    });
-}
-
 cudaError_t launch_dot(Math math, int64_t blocks, const DotParams& params, cudaStream_t stream) {
-    return with_tile(math, [&](auto t) {
+    return with_tile<SmallTile, Storage::k_minor>(math, [&](auto t) {
         using T = decltype(t);
+        static_assert(is_extent<T>(dot_tile(T::math)));
         return launch(dot_kernel<T>, blocks, T::kThreads, T::kDynamicBytes, stream, params);
     });
 }

@@ -35,6 +35,14 @@ __device__ __forceinline__ void store_pack(void* base, int64_t index, const Pack
     *reinterpret_cast<Pack<Element, kCount>*>(static_cast<Element*>(base) + index) = pack;
 }
 
+// Neighbouring threads take neighbouring packs of channels; what is left of the block takes further
+// positions.
+__host__ __device__ constexpr int threads_across(int channels, int pack) {
+    int across = 1;
+    while (across < kWarpSize && across * pack < channels) across *= 2;
+    return across;
+}
+
 template <class T>
 struct TypeTag {
     using type = T;

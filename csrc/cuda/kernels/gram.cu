@@ -145,36 +145,12 @@ __global__ void __launch_bounds__(128) tap_sum_kernel(const __grid_constant__ Ta
     }
 }
 
-template <class F>
-auto with_tile(Math math, F f) {
-    constexpr auto kStorage = Storage::k_minor;
-    switch (math) {
-        case Math::bf16:
-            return f(SmallTile<Math::bf16, kStorage, 4>{});
-        case Math::fp16:
-            return f(SmallTile<Math::fp16, kStorage, 4>{});
-        case Math::tf32:
-            return f(SmallTile<Math::tf32, kStorage, 4>{});
-        case Math::fp32:
-            return f(SmallTile<Math::fp32, kStorage, 3>{});
-        case Math::fp64:
-            break;
-    }
-    return f(SmallTile<Math::fp64, kStorage, 3>{});
-}
-
 }  // namespace
 
-TileExtent gram_tile(Math math) {
-    return with_tile(math, [](auto t) {
-        using T = decltype(t);
-        return TileExtent{T::kM, T::kN, T::kK, T::kStages, T::kThreads, T::kDynamicBytes};
-    });
-}
-
 cudaError_t launch_gram(Math math, int64_t blocks, const GramParams& params, cudaStream_t stream) {
-    return with_tile(math, [&](auto t) {
+    return with_tile<SmallTile, Storage::k_minor>(math, [&](auto t) {
         using T = decltype(t);
+        static_assert(is_extent<T>(gram_tile(T::math)));
         return launch(gram_kernel<T>, blocks, T::kThreads, T::kDynamicBytes, stream, params);
     });
 }

@@ -1,4 +1,4 @@
-// Reading an operand as a matrix [positions, columns], 16 bytes at a time, into shared memory.
+// Reading an operand as a matrix [positions, columns] into shared memory.
 #pragma once
 
 #include "contraction.h"
@@ -51,14 +51,37 @@ __device__ __forceinline__ int64_t tap_offset(const Operand& op, const Pixel& p,
            ((static_cast<int64_t>(a) * op.extent[1] + b) * op.extent[2] + c) * op.pixel_stride;
 }
 
-// The offset of (position, column), or -1 where the matrix has a zero.
-__device__ __forceinline__ int64_t element_offset(const Operand& op, const Pixel& p, int column) {
-    if (!p.present || column >= op.width) return -1;
-    if (!op.windowed) return static_cast<int64_t>(p.at[2]) * op.pixel_stride + column;
-    const auto tap = divide(column, op.channels);
-    const int64_t offset = tap_offset(op, p, tap.quotient);
-    return offset < 0 ? -1 : offset + tap.remainder;
-}
+// Goes along the columns of one position; divides only where it starts and where it enters another tap's
+// pixel.
+struct ColumnWalk {
+    const Operand& op;
+    const Pixel& position;
+    int column, tap = 0, channel;
+    int64_t pixel;  // offset of the pixel under the tap, or -1
+
+    __device__ __forceinline__ ColumnWalk(const Operand& operand, const Pixel& p, int first_column)
+        : op(operand), position(p), column(first_column), channel(first_column) {
+        if (op.windowed) {
+            const auto at = divide(column, op.channels);
+            tap = at.quotient, channel = at.remainder;
+            pixel = tap_offset(op, position, tap);
+        } else {
+            pixel = static_cast<int64_t>(position.at[2]) * op.pixel_stride;
+        }
+    }
+    // The offset of (position, column), or -1 where the matrix has a zero.
+    __device__ __forceinline__ int64_t offset() const {
+        if (!position.present || column >= op.width) return -1;
+        return pixel < 0 ? -1 : pixel + channel;
+    }
+    // Channels of one tap are a multiple of the columns stepped over.
+    __device__ __forceinline__ void step(int columns) {
+        column += columns, channel += columns;
+        if (!op.windowed || channel < static_cast<int>(op.channels.value)) return;
+        channel = 0;
+        pixel = tap_offset(op, position, ++tap);
+    }
+};
 
 template <class Element>
 __device__ __forceinline__ const Element* operand_base(const Operand& op, int row, int64_t sample,
@@ -70,20 +93,34 @@ __device__ __forceinline__ const Element* operand_base(const Operand& op, int ro
 template <class Element>
 constexpr int kChunk = 16 / static_cast<int>(sizeof(Element));
 
-// Columns column ... column + kChunk - 1 of one position, to shared memory. Vectorized operands go by
-// cp.async, others through registers; the barrier that orders the one orders the other.
+// Columns column ... column + kChunk - 1 of one position, to shared memory: by one cp.async, by several
+// narrower ones, or, where channels are an odd number of 16-bit elements, through registers; the barrier that
+// orders the one orders the other.
 template <class Element>
 __device__ __forceinline__ void stage_chunk(Element* to, const Operand& op, const Element* base,
                                             const Pixel& pixel, int column) {
-    if (op.vectorized) {
-        const int64_t offset = element_offset(op, pixel, column);
-        copy_async_16(to, base + (offset < 0 ? 0 : offset), offset >= 0);
+    constexpr int kPieceBytes = sizeof(Element) < 4 ? 4 : static_cast<int>(sizeof(Element));
+    constexpr int kPiece = kPieceBytes / static_cast<int>(sizeof(Element));
+    ColumnWalk walk(op, pixel, column);
+    if (op.copy_bytes == 16) {
+        const int64_t offset = walk.offset();
+        copy_async<16>(to, base + (offset < 0 ? 0 : offset), offset >= 0);
         return;
     }
+    if (op.copy_bytes == kPieceBytes) {
+#pragma unroll 1
+        for (int e = 0; e < kChunk<Element>; e += kPiece, walk.step(kPiece)) {
+            const int64_t offset = walk.offset();
+            copy_async<kPieceBytes>(to + e, base + (offset < 0 ? 0 : offset), offset >= 0);
+        }
+        return;
+    }
+    if constexpr (sizeof(Element) < 4) {
 #pragma unroll
-    for (int e = 0; e < kChunk<Element>; ++e) {
-        const int64_t offset = element_offset(op, pixel, column + e);
-        to[e] = offset < 0 ? Element{} : base[offset];
+        for (int e = 0; e < kChunk<Element>; ++e, walk.step(1)) {
+            const int64_t offset = walk.offset();
+            to[e] = offset < 0 ? Element{} : base[offset];
+        }
     }
 }
 

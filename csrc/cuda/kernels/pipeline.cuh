@@ -1,10 +1,34 @@
-// The multi-stage copy pipeline and the block reduction that the contraction kernels share.
+// What the contraction kernels share: where a block is, the multi-stage copy pipeline, the block's reduction.
 #pragma once
 
 #include "operand.cuh"
 #include "tile.cuh"
 
 namespace gradfast::cuda {
+
+// A tile of one sample and group for a run of rows. The tiles of one sample run side by side, so that they
+// find its operands in L2.
+struct TileBlock {
+    int64_t sample;
+    int row0, rows;
+    int part, group, tile_m, tile_n;
+};
+
+template <class Params>
+__device__ __forceinline__ TileBlock tile_block(const Params& p) {
+    const int64_t block = p.first_block + blockIdx.x;
+    const int parts = p.groups * p.tiles_m * p.tiles_n;
+    const int64_t sample_and_rows = block / parts;
+    TileBlock b;
+    b.part = static_cast<int>(block % parts);
+    b.sample = sample_and_rows / p.row_blocks;
+    b.row0 = static_cast<int>(sample_and_rows % p.row_blocks) * p.rows_per_block;
+    b.rows = p.rows - b.row0 < p.rows_per_block ? p.rows - b.row0 : p.rows_per_block;
+    b.tile_n = b.part % p.tiles_n;
+    b.tile_m = b.part / p.tiles_n % p.tiles_m;
+    b.group = b.part / p.tiles_n / p.tiles_m;
+    return b;
+}
 
 // issue(stage) is called total times, in order, and starts the copies of one step; consume(stage) follows it
 // kStages - 1 steps later, when they have arrived. One barrier a step: it also tells that everybody is done

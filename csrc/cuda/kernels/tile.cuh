@@ -39,17 +39,17 @@ struct MathTraits<Math::fp64> {
 };
 
 // What both kinds of tile have in common: kM x kN results, kK of the summed dimension at a time.
-template <Math kMath, Storage kStorage, int kM_, int kN_, int kThreads_, int kStages_, int kPadBytes>
+template <Math kMath, Storage kStorage, int kM_, int kN_, int kThreads_, int kStages_>
 struct TileBase {
     using Element = typename MathTraits<kMath>::Element;
     using Accumulator = typename AccumulatorOf<Element>::type;
 
-    static constexpr Storage storage = kStorage;
+    static constexpr Math math = kMath;
     static constexpr int kM = kM_, kN = kN_, kThreads = kThreads_, kStages = kStages_;
     static constexpr int kWarps = kThreads / kWarpSize;
     static constexpr int kK = 64 / sizeof(Element);
-    static constexpr int kPad = kPadBytes / sizeof(Element);
     static constexpr bool kMajor = kStorage == Storage::k_major;
+    static constexpr int kPad = tile_pad_bytes(kMath, kMajor) / sizeof(Element);
     static constexpr int kLeadA = (kMajor ? kM : kK) + kPad;  // elements from one stored row to the next
     static constexpr int kLeadB = (kMajor ? kN : kK) + kPad;
     static constexpr int kSizeA = kLeadA * (kMajor ? kK : kM);
@@ -69,10 +69,8 @@ struct TileBase {
 
 // mma.m16n8k16 (bf16, fp16) or mma.m16n8k8 (tf32), kWarpsM x kWarpsN warps.
 template <Math kMath, Storage kStorage, int kM, int kN, int kWarpsM, int kWarpsN, int kStages>
-struct TensorTile : TileBase<kMath, kStorage, kM, kN, kWarpsM * kWarpsN * kWarpSize, kStages,
-                             kMath == Math::tf32 && kStorage == Storage::k_major ? 32 : 16> {
-    using Base = TileBase<kMath, kStorage, kM, kN, kWarpsM * kWarpsN * kWarpSize, kStages,
-                          kMath == Math::tf32 && kStorage == Storage::k_major ? 32 : 16>;
+struct TensorTile : TileBase<kMath, kStorage, kM, kN, kWarpsM * kWarpsN * kWarpSize, kStages> {
+    using Base = TileBase<kMath, kStorage, kM, kN, kWarpsM * kWarpsN * kWarpSize, kStages>;
     using typename Base::Element;
     using typename Base::Sums;
 
@@ -161,8 +159,8 @@ struct TensorTile : TileBase<kMath, kStorage, kM, kN, kWarpsM * kWarpsN * kWarpS
 
 // Every thread 8 x 4 results; 64 x 64 for a block of 128 threads.
 template <Math kMath, Storage kStorage, int kStages>
-struct FmaTile : TileBase<kMath, kStorage, 64, 64, 128, kStages, 16> {
-    using Base = TileBase<kMath, kStorage, 64, 64, 128, kStages, 16>;
+struct FmaTile : TileBase<kMath, kStorage, 64, 64, 128, kStages> {
+    using Base = TileBase<kMath, kStorage, 64, 64, 128, kStages>;
     using typename Base::Element;
     using typename Base::Sums;
 
@@ -235,12 +233,36 @@ struct FmaTile : TileBase<kMath, kStorage, 64, 64, 128, kStages, 16> {
     }
 };
 
-template <Math kMath, Storage kStorage, int kStages>
-using SmallTile =
-    std::conditional_t<kMath == Math::fp32 || kMath == Math::fp64, FmaTile<kMath, kStorage, kStages>,
-                       TensorTile<kMath, kStorage, 64, 64, 2, 2, kStages>>;
+template <Math kMath, Storage kStorage>
+using SmallTile = std::conditional_t<on_tensor_cores(kMath), TensorTile<kMath, kStorage, 64, 64, 2, 2, 4>,
+                                     FmaTile<kMath, kStorage, 3>>;
 
-template <Math kMath, Storage kStorage, int kStages>
-using LargeTile = TensorTile<kMath, kStorage, 128, 128, 2, 2, kStages>;
+template <Math kMath, Storage kStorage>
+using LargeTile = std::conditional_t<on_tensor_cores(kMath), TensorTile<kMath, kStorage, 128, 128, 2, 2, 4>,
+                                     FmaTile<kMath, kStorage, 3>>;
+
+// Whether a tile is what the host takes it for.
+template <class T>
+constexpr bool is_extent(const TileExtent& e) {
+    return e == TileExtent{T::kM, T::kN, T::kK, T::kStages, T::kThreads, T::kDynamicBytes};
+}
+
+// f(tile) for one kind of arithmetic; kTile is SmallTile or LargeTile.
+template <template <Math, Storage> class kTile, Storage kStorage, class F>
+auto with_tile(Math math, F f) {
+    switch (math) {
+        case Math::bf16:
+            return f(kTile<Math::bf16, kStorage>{});
+        case Math::fp16:
+            return f(kTile<Math::fp16, kStorage>{});
+        case Math::tf32:
+            return f(kTile<Math::tf32, kStorage>{});
+        case Math::fp32:
+            return f(kTile<Math::fp32, kStorage>{});
+        case Math::fp64:
+            break;
+    }
+    return f(kTile<Math::fp64, kStorage>{});
+}
 
 }  // namespace gradfast::cuda

@@ -45,7 +45,7 @@ void windowed() {
     p.positions.line = Divisor(kWidth);
     p.position.data = g.get();
     p.position.pixel_stride = p.position.width = kChannels;
-    p.position.vectorized = true;
+    p.position.copy_bytes = 16;
     p.window = p.position;
     p.window.data = x.get();
     p.window.width = 9 * kChannels;
@@ -76,6 +76,7 @@ int main() {
     linear("resident", Math::bf16, Tile::small, Linear<__nv_bfloat16>(5, 1, 50, 16, 40), 3);
     linear("large", Math::fp16, Tile::large, Linear<__half>(1, 1, 40, 136, 24), 1);
     linear("elements", Math::fp16, Tile::small, Linear<__half>(2, 1, 9, 7, 5), 2);
+    linear("pieces", Math::bf16, Tile::small, Linear<__nv_bfloat16>(2, 1, 90, 26, 14), 2);
     linear("tf32", Math::tf32, Tile::small, Linear<float>(1, 1, 40, 20, 12), 1, 4e-3);
     linear("fp32", Math::fp32, Tile::small, Linear<float>(2, 1, 70, 12, 20), 1);
     windowed();

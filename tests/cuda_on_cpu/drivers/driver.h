@@ -61,15 +61,13 @@ struct Linear {
           x(samples_ * t_ * d_, 1),
           g(rows_ * samples_ * t_ * o_, 2) {}
 
-    static bool fills_chunks(int64_t channels) { return channels % (16 / sizeof(Element)) == 0; }
-
     Operand window() const {
         Operand op;
         op.data = x.element.get();
         op.sample_stride = t * d;
         op.pixel_stride = op.width = static_cast<int32_t>(d);
         op.channels = Divisor(d);
-        op.vectorized = fills_chunks(d);
+        op.copy_bytes = copy_bytes(op.data, d, d, sizeof(Element));
         return op;
     }
     Operand position() const {
@@ -79,7 +77,7 @@ struct Linear {
         op.sample_stride = t * o;
         op.pixel_stride = op.width = static_cast<int32_t>(o);
         op.channels = Divisor(o);
-        op.vectorized = fills_chunks(o);
+        op.copy_bytes = copy_bytes(op.data, o, o, sizeof(Element));
         return op;
     }
     Positions positions() const {
