@@ -94,7 +94,7 @@ function(gradfast_cuda target)
     add_library(${target}_kernels OBJECT ${kernels})
     target_include_directories(${target}_kernels PRIVATE csrc)
     set_target_properties(${target}_kernels PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON)
-    target_compile_options(${target}_kernels PRIVATE -O3 -Xcompiler=-Wall)
+    target_compile_options(${target}_kernels PRIVATE -O3 --expt-relaxed-constexpr -Xcompiler=-Wall)
     target_sources(${target} PRIVATE ${sources} INTERFACE $<TARGET_OBJECTS:${target}_kernels>)
     target_include_directories(${target} SYSTEM PUBLIC "${GRADFAST_CUDA_HOME}/include")
 

@@ -14,7 +14,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../checks.h"
+#include "../gate_args.h"
 
 namespace gradfast::cpu {
 namespace {
@@ -41,39 +41,21 @@ std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>> gate_backward(
     const at::Tensor& g_in, const std::optional<at::Tensor>& gate_in, bool multiply, at::TensorList xs,
     at::TensorList means, at::TensorList rstds, at::TensorList factors, bool plain,
     const std::optional<at::Tensor>& other_in) {
-    const char* op = "gate_backward";
-    check_operand(op, "g", g_in, 4);
-    TORCH_CHECK_VALUE(xs.size() <= kMaxAffine && means.size() == xs.size() && rstds.size() == xs.size() &&
-                          (factors.empty() || factors.size() == xs.size()),
-                      op, ": got ", xs.size(), " xs, ", means.size(), " means, ", rstds.size(), " rstds and ",
-                      factors.size(), " factors; wanted equally many, at most ", kMaxAffine);
+    check_gate(g_in, gate_in, xs, means, rstds, factors, other_in, kMaxAffine);
     const at::Tensor g = g_in.contiguous();
     const int64_t rows = g.size(0), batch = g.size(1), positions = g.size(2), channels = g.size(3);
     const auto accumulator = g.options().dtype(accumulate_dtype(g.scalar_type()));
     at::Tensor gate, other;
-    if (other_in) {
-        check_same(op, "g", g, "other", *other_in);
-        check_shape(op, "other", *other_in, g.sizes());
-        other = other_in->contiguous();
-    }
-    if (gate_in) {
-        check_same(op, "g", g, "gate", *gate_in);
-        check_shape(op, "gate", *gate_in, {batch, positions, channels});
-        gate = gate_in->contiguous();
-    }
+    if (other_in) other = other_in->contiguous();
+    if (gate_in) gate = gate_in->contiguous();
     const at::Tensor out = plain ? at::empty_like(g) : at::empty({0}, g.options());
     std::vector<Norm> norms(xs.size());
     std::vector<at::Tensor> scaled;
     for (size_t k = 0; k < xs.size(); ++k) {
-        check_same(op, "g", g, "xs", xs[k]);
-        check_shape(op, "xs", xs[k], {batch, positions, channels});
-        auto vector = [&](const char* name, const at::Tensor& t) {
-            check_shape(op, name, t, {channels});
-            return t.to(accumulator.dtype()).contiguous();
-        };
-        norms[k] = {xs[k].contiguous(), vector("means", means[k]), vector("rstds", rstds[k]), {}};
+        const auto vector = [&](const at::Tensor& t) { return t.to(accumulator.dtype()).contiguous(); };
+        norms[k] = {xs[k].contiguous(), vector(means[k]), vector(rstds[k]), {}};
         if (factors.empty()) continue;
-        norms[k].factor = vector("factors", factors[k]);
+        norms[k].factor = vector(factors[k]);
         scaled.push_back(at::empty_like(g));
     }
     at::Tensor sums = at::zeros({static_cast<int64_t>(1 + xs.size()), rows, batch, channels}, accumulator);
