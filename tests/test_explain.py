@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -167,10 +168,19 @@ class Separable(nn.Module):
         return self.head(self.pointwise(self.depthwise(x)).relu().mean((2, 3)))
 
 
+@pytest.fixture
+def tf32() -> Iterator[Callable[[bool], None]]:
+    def allow(convolutions: bool, products: bool) -> None:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    yield lambda allowed: allow(allowed, allowed)
+    allow(*before)
+
+
 @pytest.mark.parametrize(("allowed", "math"), [(False, "fp32"), (True, "tf32")])
-def test_tells_the_kernels_of_cuda_without_a_gpu(allowed: bool, math: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", allowed)
+def test_tells_the_kernels_of_cuda_without_a_gpu(allowed: bool, math: str, tf32: Callable[[bool], None]):
+    tf32(allowed)
     x = torch.randn(2, 32, 24, 24)
     found = gradfast.explain(Separable(), x, device="cuda")
     kernels = {layer.name: layer.kernel for layer in found.layers}
@@ -188,10 +198,12 @@ def test_a_device_that_is_not_known_is_refused():
 
 
 def test_cuda_takes_the_large_tile_where_it_fills_the_device():
-    shapes = [64, 256, 196], [10, 64, 256, 196]
+    shapes = [64, 256, 1024], [10, 64, 256, 1024]
     line = [[1], [1], [0], [1], 1, False, 1]
     assert _C.cuda_weight_norm_form(*shapes, *line, "bf16", 108) == ("direct", "direct bf16 128x128")
-    assert _C.cuda_weight_norm_form([1, 256, 196], [1, 1, 256, 196], *line, "bf16", 108)[1].endswith("64x64")
+    assert _C.cuda_weight_norm_form([1, 256, 1024], [1, 1, 256, 1024], *line, "bf16", 108)[1].endswith(
+        "64x64"
+    )
     assert _C.cuda_weight_norm_form([64, 512, 16], [10, 64, 512, 16], *line, "fp32", 108)[0] == "gram"
     with pytest.raises(ValueError, match="math is"):
         _C.cuda_weight_norm_form(*shapes, *line, "int8", 108)

@@ -55,10 +55,7 @@ struct Channels {
 // Blocks that a multiprocessor must hold at least, as many as fit without a spill. Where nothing is said,
 // ptxas goes for one more here and there, and keeps a value on the stack for it.
 template <class Element, int kPack>
-constexpr int kLeastBlocks = sizeof(Element) == 8   ? 2
-                             : kPack == 1           ? 4
-                             : sizeof(Element) == 4 ? 3
-                                                    : 2;
+constexpr int kLeastBlocks = kPack == 1 && sizeof(Element) < 8 ? 4 : 2;
 
 template <class Element, int kPack, int kAffine>
 __global__ void __launch_bounds__(kThreads, (kLeastBlocks<Element, kPack>))

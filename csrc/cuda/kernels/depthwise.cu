@@ -13,8 +13,8 @@ constexpr int kThreads = 256;
 constexpr int kColumns = 9;  // a 3x3 kernel
 
 // As many as fit into 128 registers without a spill.
-__host__ __device__ constexpr int rows_at_once(int pack) {
-    return pack == 1 ? 4 : 3;
+__host__ __device__ constexpr int rows_at_once(int pack, int accumulator_bytes) {
+    return pack * accumulator_bytes > 4 ? 2 : 4;
 }
 
 template <class Element>
@@ -24,7 +24,7 @@ constexpr int kPair = sizeof(Element) == 8 ? 1 : 2;
 template <class Element, int kPack>
 __global__ void __launch_bounds__(kThreads, 2) depthwise_kernel(const __grid_constant__ DepthwiseParams p) {
     using Accumulator = typename AccumulatorOf<Element>::type;
-    constexpr int kRows = rows_at_once(kPack);
+    constexpr int kRows = rows_at_once(kPack, sizeof(Accumulator));
     GRADFAST_SHARED(Accumulator, folded, kColumns * kThreads * kPack);
 
     int64_t block = blockIdx.x;
@@ -117,9 +117,11 @@ auto with_pack(ElementType type, bool paired, F f) {
 }  // namespace
 
 DepthwiseExtent depthwise_extent(ElementType type, bool paired, int64_t channels) {
-    return with_pack(type, paired, [&](auto, auto pack) {
+    return with_pack(type, paired, [&](auto tag, auto pack) {
+        using Accumulator = typename AccumulatorOf<typename decltype(tag)::type>::type;
         const int across = threads_across(static_cast<int>(channels), pack.value);
-        return DepthwiseExtent{rows_at_once(pack.value), across * pack.value, kColumns, kThreads / across};
+        return DepthwiseExtent{rows_at_once(pack.value, sizeof(Accumulator)), across * pack.value, kColumns,
+                               kThreads / across};
     });
 }
 

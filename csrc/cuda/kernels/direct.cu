@@ -7,7 +7,10 @@ namespace gradfast::cuda {
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(T::kThreads) direct_kernel(const __grid_constant__ DirectParams p) {
+__global__ void __launch_bounds__(T::kThreads, T::kM == 128            ? 2
+                                               : T::math == Math::fp64 ? 3
+                                                                       : 4)
+    direct_kernel(const __grid_constant__ DirectParams p) {
     using Element = typename T::Element;
     using Accumulator = typename T::Accumulator;
     auto* shared = dynamic_shared<Element>();

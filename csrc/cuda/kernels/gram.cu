@@ -33,7 +33,10 @@ __device__ __forceinline__ GramBlock gram_block(const GramParams& p) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(T::kThreads) gram_kernel(const __grid_constant__ GramParams p) {
+__global__ void __launch_bounds__(T::kThreads, T::math == Math::fp64   ? 2
+                                               : T::math == Math::fp32 ? 3
+                                                                       : 4)
+    gram_kernel(const __grid_constant__ GramParams p) {
     using Element = typename T::Element;
     using Accumulator = typename T::Accumulator;
     auto* shared = dynamic_shared<Element>();
