@@ -44,7 +44,7 @@ def jobs() -> list[Job]:
     others = [name for name in TASKS if name != TASK]
     return [
         Job(TASK, (f"bench_engine.py::test_engine[{TASK}]",), 80, 6, 0.26),
-        Job("profile", ("bench_profile.py",), 0, 0, 0.02),
+        Job("profile", ("bench_profile.py",), 0, 0, 0.015),
         Job("memory", ("bench_memory.py",), 0, 0, 0.13),
         Job("kernels", ("bench_kernels.py",), 2, 0, 0.07),
         Job("scaling", ("bench_scaling.py",), 6, 0, 0.12),
