@@ -14,7 +14,7 @@ from bench.models import TASKS
 from bench.targets import TASK
 from gradfast.explanation import Explanation
 
-ROUNDS = 5
+ROUNDS = 3
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
 

@@ -139,8 +139,8 @@ def _contenders(engine: Found) -> str:
 PARTS = {
     "forward": "a forward pass without gradients",
     "recording": "recording it; with bfloat16 operands, the pass in bfloat16 that is recorded besides",
-    "winograd": "input gradients of the 3x3 convolutions of stride 1, with the norms of the widest (Winograd)",
-    "backward-data": "input gradients of the other convolutions (torch)",
+    "winograd": "input gradients of the convolutions whose norms come with them (Winograd)",
+    "backward-data": "input gradients of the other convolutions (Winograd where it pays, else torch)",
     "norms": "norms of the other convolutions, biases and the head",
     "fused gates": "ReLU's gate, BatchNorm's scale and sums, the shortcut's sum",
     "other": "everything else",
