@@ -2,7 +2,7 @@
 #
 #   make demo      the demonstration, on images that come with the dependencies
 #   make test      the tests, but for those marked slow and those of cuda-check (make test-all: every one)
-#   make fuzz      so many new random models against autograd (FUZZ=1000); prints how to repeat a failure
+#   make fuzz      so many new random models, and models changed between calls, against autograd (FUZZ=1000); prints how to repeat a failure
 #   make cpp-test  the C++ unit tests, with CMake and ctest
 #   make lint      ruff, mypy and clang-format
 #   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell (docs/cuda.md)
@@ -40,7 +40,7 @@ test-all: $(EXTENSION)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 fuzz: $(EXTENSION)
-	GRADFAST_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q tests/test_random_models.py
+	GRADFAST_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q tests/test_random_models.py tests/test_model_machine.py
 
 bench: $(EXTENSION) $(PEERS)
 	$(BIN)/python -m bench $(BENCH_ARGS)
