@@ -1,7 +1,8 @@
-"""Peak memory of a contender: what one call adds to the resident set, in a process of its own.
+"""Peak memory of a call: what it adds to the resident set, in a process of its own.
 
-The child builds the task, makes a plain forward pass on one sample so that libraries are loaded, gives freed memory back, and
-then runs the contender once. On Linux the kernel's own high-water mark is reset before the call, and read after it.
+The child prepares the call (for a contender: builds the task and makes a plain forward pass on one sample, so that libraries are
+loaded), gives freed memory back, and then calls once. On Linux the kernel's own high-water mark is reset before the call, and read
+after it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import multiprocessing
 import resource
 import sys
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -21,7 +23,10 @@ from .contenders import contenders
 from .libraries import libraries
 from .race import Task, failure
 
-__all__ = ["peak_bytes"]
+__all__ = ["added_bytes", "peak_bytes"]
+
+# Prepares a call and returns it.
+Prepare = Callable[[], Callable[[], object]]
 
 
 def peak_bytes(
@@ -35,10 +40,20 @@ def peak_bytes(
         threads: torch's, in the child; None: as in this process.
         timeout: seconds; then the child is ended.
     """
+    return added_bytes(partial(_prepare, build, contender), threads=threads, timeout=timeout)
+
+
+def added_bytes(
+    prepare: Prepare, *, threads: int | None = None, timeout: float = 120.0
+) -> tuple[int | None, str | None]:
+    """Bytes that a call adds at its peak, and the error that stopped it; `prepare` runs in the child and gives the call.
+
+    ``prepare`` must pickle; ``threads`` and ``timeout`` as in `peak_bytes`.
+    """
     context = multiprocessing.get_context("spawn")  # a forked child would start with this process's memory
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(
-        target=_child, args=(theirs, build, contender, threads or torch.get_num_threads()), daemon=True
+        target=_child, args=(theirs, prepare, threads or torch.get_num_threads()), daemon=True
     )
     child.start()
     theirs.close()
@@ -55,24 +70,28 @@ def peak_bytes(
         child.join()
 
 
-def _child(out: Connection, build: Callable[[], Task], contender: str, threads: int) -> None:
+def _child(out: Connection, prepare: Prepare, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
-        out.send((_measure(build(), contender), None))
+        out.send((_measure(prepare()), None))
     except Exception as error:  # whatever another library raises
         out.send((None, failure(error)))
 
 
-def _measure(task: Task, name: str) -> int:
+def _prepare(build: Callable[[], Task], name: str) -> Callable[[], object]:
+    task = build()
     found = next(c for c in contenders() + libraries() if c.name == name)
     with torch.no_grad():
         task.model(task.x[:1])
-    prepared = found.prepare(task.model)
+    return partial(found.prepare(task.model).run, task.x, task.classes)
+
+
+def _measure(call: Callable[[], object]) -> int:
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
     before = _reset()
-    prepared.run(task.x, task.classes)
+    call()
     return max(0, _peak() - before)
 
 
