@@ -114,6 +114,8 @@ STEPS: dict[str, Callable[..., Tensor | None]] = {
         lambda f, x: x + f(x, x, x, need_weights=False)[0]),
     "prelu": step(lambda m, k: m.layer("prelu", k, lambda: nn.PReLU(D)), lambda f, x: f(x.mT).mT),
     "scale": step(lambda m, k: m.table("scale", k, D), lambda w, x: x * w),
+    "scale-permuted": step(lambda m, k: m.table("scale", k, D), lambda w, x: (x.permute(0, 1, 2) * w).tanh().permute(0, 1, 2)),
+    "scale-sequence-first": step(lambda m, k: m.table("scale", k, D), lambda w, x: (x.permute(1, 0, 2) * w).tanh().permute(1, 0, 2)),
     "positions": step(lambda m, k: m.table("positions", k, T, D), lambda w, x: x + w),
     "roll": step(lambda m, k: m.table("nothing", "a", 1), lambda w, x: x.roll(1, 1).flip(2) + w),
     "softmax-over-positions": step(lambda m, k: m.table("nothing", "a", 1), lambda w, x: (w * x).softmax(1) * x),

@@ -81,3 +81,22 @@ class Reentrant(nn.Module):
 def test_reentrant_checkpoints_are_refused_not_taken_for_unused() -> None:
     with pytest.raises(ModelError, match="use_reentrant=False"):
         gradfast.grad_norms(Reentrant(), torch.randn(3, 5))
+
+
+class Permuted(nn.Module):
+    """Samples and positions change places, or not, without any other sign of it in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.head = nn.Parameter(torch.randn(6)), nn.Linear(6, 3)
+        self.axes = (0, 1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((x.permute(self.axes) * self.scale).tanh().permute(self.axes).mean(1))
+
+
+def test_a_plan_does_not_outlive_the_axes_that_it_was_made_for() -> None:
+    model, x = Permuted().double(), torch.randn(4, 4, 6, dtype=torch.float64)
+    batch_first = gradfast.grad_norms(model, x).values
+    model.axes = (1, 0, 2)
+    torch.testing.assert_close(gradfast.grad_norms(model, x).values, batch_first)

@@ -19,6 +19,9 @@ from gradfast.errors import ModelError
 # Where integer inputs enter a graph: nothing below these nodes depends on a floating-point input.
 DATA_ENTRIES = frozenset({"EmbeddingBackward0", "EmbeddingBagBackward0"})
 
+# By these an operation names the axes that it works on.
+_AXES = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_dim2")
+
 
 @dataclass(eq=False)
 class Node:
@@ -66,10 +69,16 @@ class Graph:
     reached: frozenset[str]
 
     def signature(self) -> tuple[Any, ...]:
-        """What decides how positions map to samples: the operations, how they are connected and their shapes."""
+        """What decides how positions map to samples: the operations and their axes, how they are connected and their shapes."""
         return tuple(
-            (n.name, n.shapes, tuple((e[0].order, e[1]) if e else None for e in n.edges)) for n in self.nodes
+            ((n.name, *_axes(n.fn)), n.shapes, tuple((e[0].order, e[1]) if e else None for e in n.edges))
+            for n in self.nodes
         )
+
+
+def _axes(fn: Any) -> tuple[Any, ...]:
+    """Shapes alone do not tell a transposition of two axes of one size from none."""
+    return tuple(getattr(fn, name, None) for name in _AXES)
 
 
 def _make_node(fn: Any) -> Node:
