@@ -137,7 +137,11 @@ What one call of `grad_norms` adds to the resident set at its peak, in a process
 {m["processor"]}, {m["system"]}, 1 thread, torch {m["versions"]["torch"]}, gradfast {m["versions"]["gradfast"]}.
 
 """
-    verdict = "\nEvery budget held.\n" if not missed else f"\n{missed} of {len(rows)} missed.\n"
+    verdict = "\nEvery budget measured held.\n" if not missed else f"\n{missed} of {len(rows)} missed.\n"
+    if len(rows) < len(CASES):
+        verdict += (
+            f"\n{len(CASES) - len(rows)} of the {len(CASES)} cases of the command have not been measured.\n"
+        )
     return text + "\n".join([*head, *rows]) + "\n" + verdict
 
 
