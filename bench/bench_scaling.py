@@ -6,10 +6,12 @@ are in extra_info.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import gradfast
 from bench.models import language_model, small_image_resnet18
+from gradfast.engine import basis
 from gradfast.models import cifar_resnet
 
 Point = tuple[int, Callable[[], object]]
@@ -92,4 +95,49 @@ def test_scaling(
         axis=axis,
         title=title,
         points=[[at, statistics.median(found)] for at, found in times.items()],
+    )
+
+
+BASIS = {
+    "ResNet-18 at 32 x 32, F = 512": (small_image_resnet18, 512, (1, 1000 / 512)),
+    "CIFAR ResNet-20, F = 64": (cifar_resnet.resnet20, 64, (1, 1.5, 2, 4, 1000 / 64)),
+}
+
+
+@pytest.mark.parametrize("title", BASIS)
+def test_basis(
+    benchmark: BenchmarkFixture,
+    record: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    title: str,
+    limit: float,
+) -> None:
+    """Every row against a basis of F rows, for N of 1000 classes and one sample."""
+    make, width, ratios = BASIS[title]
+    torch.manual_seed(0)
+    model, x = make(1000).eval(), torch.randn(1, 3, 32, 32)
+    times: dict[tuple[int, float], list[float]] = {
+        point: [] for point in itertools.product([round(width * r) for r in ratios], (inf, 0))
+    }
+
+    def visit() -> None:
+        for (n, least), found in times.items():
+            monkeypatch.setattr(basis, "LEAST_RATIO", least)
+            began = time.perf_counter()
+            gradfast.grad_norms(model, x, classes=range(n))
+            found.append(time.perf_counter() - began)
+
+    began = time.perf_counter()
+    visit()
+    warm = time.perf_counter() - began
+    for found in times.values():
+        found.clear()
+    rounds = max(1, min(5, int(limit / len(BASIS) / 4 / warm)))
+    benchmark.pedantic(visit, rounds=rounds, iterations=1)
+    middle = {point: statistics.median(found) for point, found in times.items()}
+    record(
+        kind="basis",
+        title=title,
+        width=width,
+        points=[[n, middle[n, inf], middle[n, 0]] for n, least in times if least == 0],
     )

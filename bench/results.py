@@ -34,6 +34,8 @@ def render(run: Found) -> str:
     parts += [_memory(name, peaks) for name, peaks in memories.items()]
     if curves:
         parts.append(_scaling(curves))
+    if wide := [r for r in records if r["kind"] == "basis"]:
+        parts.append(_basis(wide))
     if kernels and limits:
         parts.append(_kernels(kernels, limits))
     if engines:
@@ -249,6 +251,27 @@ def _scaling(curves: list[Found]) -> str:
                     f"1000 classes cost {line:.2f} of the straight line through 100 classes (wanted <= 0.6: {mark})."
                 )
     return "\n\n".join(parts)
+
+
+def _basis(found: list[Found]) -> str:
+    rows = [
+        [
+            f["title"],
+            str(n),
+            f"{n / f['width']:.2g}",
+            f"{every * 1e3:.1f}",
+            f"{short * 1e3:.1f}",
+            f"{short / every:.2f}",
+        ]
+        for f in found
+        for n, every, short in f["points"]
+    ]
+    return (
+        "## More classes than the head's input is wide\n\n"
+        "N rows as they are, or by a basis of F rows and each parameter's Gram matrix across them (`engine/basis.py`), which "
+        "`grad_norms` takes from N = 2 F on. One sample.\n\n"
+        + _table(("", "N", "N / F", "every row, ms", "basis, ms", "basis / every row"), rows)
+    )
 
 
 def _kernels(kernels: list[Found], limits: Mapping[str, float]) -> str:

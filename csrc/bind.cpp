@@ -41,6 +41,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         },
         "The form that conv_sqnorm takes for these shapes and arguments, and one sample's flops for each "
         "form that applies.");
+    m.def("weight_gram_flops", &gradfast::weight_gram_flops,
+          "One sample's flops of conv_gram for these shapes and arguments.");
     m.def("cuda_weight_norm_form", &gradfast::cuda_weight_norm_form,
           "The form and the kernel that the CUDA operators take for these shapes and arguments, math (bf16, "
           "fp16, "

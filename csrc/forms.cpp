@@ -28,6 +28,15 @@ WeightNormForms weight_norm_forms(const std::vector<int64_t>& x, const std::vect
     return out;
 }
 
+double weight_gram_flops(const std::vector<int64_t>& x, const std::vector<int64_t>& g,
+                         const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& stride,
+                         const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
+                         int64_t groups, bool transposed, int64_t frames) {
+    const ConvShape s = shape_of("weight_gram_flops", x, g,
+                                 {kernel_size, stride, padding, dilation, groups, transposed, frames});
+    return across_rows_flops(gram_across_rows_form(s), s);
+}
+
 std::pair<std::string, std::string> cuda_weight_norm_form(
     const std::vector<int64_t>& x, const std::vector<int64_t>& g, const std::vector<int64_t>& kernel_size,
     const std::vector<int64_t>& stride, const std::vector<int64_t>& padding,

@@ -21,6 +21,12 @@ WeightNormForms weight_norm_forms(const std::vector<int64_t>& x, const std::vect
                                   const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
                                   int64_t groups, bool transposed, int64_t frames);
 
+// One sample's flops of the inner products across all pairs of rows, in the form that conv_gram takes.
+double weight_gram_flops(const std::vector<int64_t>& x, const std::vector<int64_t>& g,
+                         const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& stride,
+                         const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation,
+                         int64_t groups, bool transposed, int64_t frames);
+
 // What the CUDA operators take for the same, in any build: the form, and the kernel by name. math is bf16,
 // fp16, tf32, fp32 or fp64; a device of so many multiprocessors is assumed.
 std::pair<std::string, std::string> cuda_weight_norm_form(

@@ -34,4 +34,7 @@ TORCH_LIBRARY(gradfast, m) {
     m.def(
         "conv3x3_backward(Tensor g, Tensor weight, Tensor? x=None, Tensor? mask=None, Tensor? scale=None, "
         "bool need_input_grad=True, bool need_sqnorm=True) -> (Tensor, Tensor)");
+    m.def(
+        "conv_input_grad(Tensor g, Tensor weight, SymInt[] stride, SymInt[] padding, SymInt[] size) -> "
+        "Tensor");
 }

@@ -26,6 +26,17 @@ def weight_norm_forms(
     transposed: bool,
     frames: int,
 ) -> tuple[str, dict[str, float]]: ...
+def weight_gram_flops(
+    x: Sequence[int],
+    g: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    transposed: bool,
+    frames: int,
+) -> float: ...
 def cuda_weight_norm_form(
     x: Sequence[int],
     g: Sequence[int],

@@ -24,7 +24,8 @@ class LayerPlan:
         operation: the recorded operation at which the norms were taken, as autograd names it.
         form: how: ``direct``, ``gram``, ``pixel_gram``, ``rank_one`` (by the kernels' cost model), ``winograd`` (with the
             input gradient), ``fused`` (with the activation's and norm layer's backward), ``sum`` (bias), ``affine``,
-            ``tokens`` (embedding), ``dense`` (each sample's gradient formed alone); ``unused`` if nothing reached it.
+            ``tokens`` (embedding), ``dense`` (each sample's gradient formed alone), ``basis`` (a Gram matrix across fewer rows
+            than were asked for, which tells the norms of all); ``unused`` if nothing reached it.
         flops: of the norms of all samples and rows; a multiply and an add are two.
         bytes: of the operands, each read once.
         kernel: the CUDA kernel with its arithmetic and tile, such as ``direct tf32 64x64``; empty on the CPU, unless

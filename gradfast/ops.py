@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .ops_backward import conv3x3_backward, has_conv3x3_backward
+from .ops_backward import conv3x3_backward, conv_input_grad, has_conv3x3_backward, has_conv_input_grad
 
 __all__ = [
     "affine_dot",
@@ -33,12 +33,14 @@ __all__ = [
     "conv3x3_backward",
     "conv_dot",
     "conv_gram",
+    "conv_input_grad",
     "conv_sqnorm",
     "embedding_dot",
     "embedding_gram",
     "embedding_sqnorm",
     "gate_backward",
     "has_conv3x3_backward",
+    "has_conv_input_grad",
     "linear_dot",
     "linear_gram",
     "linear_sqnorm",

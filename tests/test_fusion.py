@@ -166,7 +166,7 @@ def test_what_is_not_a_norm_gets_its_cotangents_scaled(
         actual = gradfast.grad_dots(model, x, direction).values
         exact = {n: d.double() for n, d in direction.items()}
         truth = reference.grad_dots(model.double(), x.double(), exact).values
-    assert not taken
+    assert not any(any(call) for call in taken)  # Winograd as it is
     truth = truth.double()
     assert float((actual.double() - truth).abs().max() / truth.abs().max()) < 1e-5
 

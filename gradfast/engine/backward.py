@@ -42,8 +42,8 @@ def sweep(graph: Graph, plan: Plan, cotangents: Tensor, take: Taker, *, norms: b
         layout = plan.layouts.get(node.order)
         pending = carrier.take_pending(node)
         joint = None
-        if norms and g is not None:
-            joint = rule.joint(node, g, needs[0], used, layout, plan.batch, pending)
+        if g is not None:
+            joint = rule.joint(node, g, needs[0], used if norms else (), layout, plan.batch, pending)
         assert joint or pending is None, node.name
         known = joint[1] if joint else {}
         for i in used:

@@ -77,6 +77,11 @@ def chunk(cost: Cost, count: int, rows: int, budget: int | None, all_rows: bool)
     return max(1, min(samples, budget // (cost.activations + cost.cotangents * rows))), rows_at_a_time
 
 
+def holds(cost: Cost, rows: int, budget: int | None) -> bool:
+    """Whether a single sample can have so many rows go back together."""
+    return budget is None or cost.activations + cost.cotangents * rows <= budget
+
+
 def slices(total: int, size: int) -> Iterator[slice]:
     for start in range(0, total, size):
         yield slice(start, min(start + size, total))

@@ -8,7 +8,7 @@ used both as an embedding and as an output layer) each sample's gradient is form
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,6 +39,10 @@ class Metric(ABC):
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
         """The same for the gradients [R, *parameter] of one sample: [R, ...]."""
 
+    def finish(self, value: Tensor) -> Tensor:
+        """What to keep of a parameter's value, when all of its uses are in it."""
+        return value
+
 
 class SquaredNorm(Metric):
     def of_use(self, use: Use, view: View) -> Tensor:
@@ -47,8 +51,14 @@ class SquaredNorm(Metric):
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
         return grads.flatten(1).square().sum(1)
 
+    def across_rows(self) -> Gram:
+        """What gives the same on its diagonal."""
+        return Gram()
+
 
 class Gram(Metric):
+    """Inner products of all pairs of rows, [B, R, R]."""
+
     all_rows = True
 
     def of_use(self, use: Use, view: View) -> Tensor:
@@ -98,13 +108,23 @@ class _Entry:
 
 
 class Collector:
-    """Takes the uses of one sweep and computes the metric of each wanted parameter as soon as its last use is there."""
+    """Takes the uses of one sweep and computes the metric of each wanted parameter as soon as its last use is there.
+
+    The parameters ``leave`` are left out.
+    """
 
     def __init__(
-        self, graph: Graph, plan: Plan, metric: Metric, shapes: Mapping[str, torch.Size], rows: int
+        self,
+        graph: Graph,
+        plan: Plan,
+        metric: Metric,
+        shapes: Mapping[str, torch.Size],
+        rows: int,
+        leave: Container[str] = frozenset(),
     ) -> None:
         self.results: dict[str, Tensor] = {}
         self._graph, self._plan, self._metric, self._shapes, self._rows = graph, plan, metric, shapes, rows
+        self._leave = leave
         self._entries: dict[str, list[_Entry]] = {}
 
     def __call__(self, node: Node, output: int, use: Use) -> None:
@@ -113,6 +133,8 @@ class Collector:
         if view is not None and isinstance(use, LinearUse):
             view, of_view = _untransposed(view, use)
         for name in node.wanted - self._plan.unserved:
+            if name in self._leave:
+                continue
             entries = self._entries.setdefault(name, [])
             entries.append(_Entry(node, output, use, view, of_view))
             if len(entries) == self._plan.uses[name] or self._metric.additive:
@@ -128,6 +150,7 @@ class Collector:
         value = self._from_uses(name, entries)
         if value is None:
             value = self._from_gradients(name, entries)
+        value = self._metric.finish(value)
         before = self.results.get(name)
         self.results[name] = value if before is None else before + value
 

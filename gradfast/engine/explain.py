@@ -7,7 +7,7 @@ sequence of nodes, which the sweep walks: the time between one node and the next
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gradfast import _C
-from gradfast.engine.collect import SquaredNorm
+from gradfast.engine.collect import Gram, Metric, SquaredNorm
 from gradfast.engine.paths import View
 from gradfast.engine.plan import Action, Plan
 from gradfast.engine.run import Engine
@@ -83,17 +83,17 @@ class WatchedNorm(SquaredNorm):
         cuda = self.cuda or value_device(use).type == "cuda"
         form, kernel = self._form(use, cuda)
         flops = flops_of(use, form if form in _WEIGHT_FORMS else None)
-        self._note(view.parameter, form, flops, _bytes(use), seconds, kernel)
+        self.note(view.parameter, form, flops, _bytes(use), seconds, kernel)
         return value
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
         value, seconds = timed(lambda: super(WatchedNorm, self).of_dense(grads, parameter), grads.device)
-        self._note(
+        self.note(
             parameter, "dense", 2.0 * grads.numel(), float(grads.numel() * grads.element_size()), seconds
         )
         return value
 
-    def _note(
+    def note(
         self, parameter: str, form: str, flops: float, size: float, seconds: float, kernel: str = ""
     ) -> None:
         self.inside += seconds
@@ -102,12 +102,27 @@ class WatchedNorm(SquaredNorm):
         cost = self.costs.setdefault(parameter, NormCost(form, operation, kernel))
         cost.add(form, flops, size, seconds)
 
+    def across_rows(self) -> Gram:
+        return WatchedGram(self)
+
     def _form(self, use: Use, cuda: bool) -> tuple[str, str]:
         if isinstance(use, BiasUse) and self.node is not None and self.plan is not None:
             summed = use.g.numel() < use.g.shape[0] * torch.Size(self.node.shape).numel()
             if self.node.order in self.plan.fusions and summed:
                 return "fused", f"channel_sums {math_of(use)}" if cuda else ""
         return cuda_form_of(use) if cuda else (form_of(use), "")
+
+
+class WatchedGram(Gram):
+    """The Gram matrices across the rows of a basis, noted as norms of the form ``basis``."""
+
+    def __init__(self, watch: WatchedNorm) -> None:
+        self._watch = watch
+
+    def of_use(self, use: Use, view: View) -> Tensor:
+        value, seconds = timed(use.gram, value_device(use))
+        self._watch.note(view.parameter, "basis", across_rows_flops_of(use), _bytes(use), seconds)
+        return value
 
 
 class WatchedEngine(Engine):
@@ -123,13 +138,23 @@ class WatchedEngine(Engine):
         self.plans: list[Plan] = []
         self.rows: set[int] = set()
 
-    def _sweep(self, graph: Graph, plan: Plan, v: Tensor, rows: int) -> dict[str, Tensor]:
+    def _back(
+        self, graph: Graph, plan: Plan, v: Tensor, metric: Metric, leave: Container[str] = frozenset()
+    ) -> dict[str, Tensor]:
         self.metric.plan = plan
         if plan not in self.plans:
             self.plans.append(plan)
-        self.rows.add(min(rows, v.shape[0]))
+        self.rows.add(v.shape[0])
         watched = replace(graph, nodes=_Watched(graph.nodes, self))
-        found, seconds = timed(lambda: super(WatchedEngine, self)._sweep(watched, plan, v, rows), v.device)
+        found, seconds = timed(
+            lambda: super(WatchedEngine, self)._back(watched, plan, v, metric, leave), v.device
+        )
+        self.sweep_seconds += seconds
+        return found
+
+    def _head(self, graph: Graph, plan: Plan, v: Tensor) -> dict[str, Tensor]:
+        self.metric.node = graph.root
+        found, seconds = timed(lambda: super(WatchedEngine, self)._head(graph, plan, v), v.device)
         self.sweep_seconds += seconds
         return found
 
@@ -261,6 +286,18 @@ def flops_of(use: Use, form: str | None = None) -> float:
     if isinstance(use, ReshapedUse):
         return flops_of(use.use, form)
     return 2.0 * use.g.numel() if isinstance(use, AffineUse) else float(_cotangent(use).numel())
+
+
+def across_rows_flops_of(use: Use) -> float:
+    """The same for the inner products of all pairs of rows."""
+    if isinstance(use, (LinearUse, ConvUse)):
+        samples = use.x.shape[0] // (use.frames if isinstance(use, ConvUse) else 1)
+        return _C.weight_gram_flops(*_geometry(use)) * samples
+    if isinstance(use, ExpertsUse):
+        return across_rows_flops_of(_first_expert(use)) * use.x.shape[0]
+    if isinstance(use, ReshapedUse):
+        return across_rows_flops_of(use.use)
+    return flops_of(use) * _cotangent(use).shape[0]
 
 
 def _bytes(use: Use) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from gradfast.engine import chunks
+from gradfast.engine import basis, chunks
 from gradfast.engine.backward import sweep
 from gradfast.engine.book import book_of
 from gradfast.engine.collect import Collector, Metric, SquaredNorm
@@ -88,11 +88,17 @@ class Engine:
             return self._stack({}, v, count), z, count
         self.reached |= graph.reached & set(self.names)
         plan = self._plan(graph, z, count)
-        fit, rows = chunks.chunk(plan.cost, count, v.shape[0], self.budget, self.metric.all_rows)
+        q = self._basis(graph, plan, v)
+        together = self.metric.all_rows or q is not None
+        width = v.shape[0] if q is None else q.shape[1]
+        fit, rows = chunks.chunk(plan.cost, count, width, self.budget, together)
         if fit < count:
             return None, z, fit
-        served = set(self.names) - plan.unserved
-        found = self._sweep(graph, plan, v, rows) if served else {}
+        found: dict[str, Tensor] = {}
+        if q is not None:
+            found = self._sweep_basis(graph, plan, v, q)
+        elif set(self.names) - plan.unserved:
+            found = self._sweep(graph, plan, v, rows)
         if plan.unserved:
             del graph
             self.fallback |= plan.unserved
@@ -109,18 +115,52 @@ class Engine:
                 self.book.add(graph, plan)
         return plan
 
+    def _basis(self, graph: Graph, plan: Plan, v: Tensor) -> Tensor | None:
+        """Where fewer rows than ``v`` has tell all its norms: what they are made of, [K, F]."""
+        if not isinstance(self.metric, SquaredNorm) or plan.unserved:
+            return None
+        q = basis.head_basis(graph, plan, v.shape[0])
+        if q is None or not chunks.holds(plan.cost, q.shape[1], self.budget):
+            return None
+        return q.to(v.dtype)
+
     def _sweep(self, graph: Graph, plan: Plan, v: Tensor, rows: int) -> dict[str, Tensor]:
         """The metric by parameter, [B, R, ...], a chunk of rows at a time."""
         parts: list[dict[str, Tensor]] = []
         for part in chunks.slices(v.shape[0], rows):
             scaled, exponent = _normalize(v[part])
-            collector = Collector(graph, plan, self.metric, self.shapes, scaled.shape[0])
-            with torch.no_grad():
-                start = scaled.to(graph.root.dtypes[graph.root_output])
-                sweep(graph, plan, start, collector, norms=isinstance(self.metric, SquaredNorm))
-                collector.flush()
-            parts.append({n: self._rescale(value, exponent) for n, value in collector.results.items()})
+            found = self._back(graph, plan, scaled, self.metric)
+            parts.append({n: self._rescale(value, exponent) for n, value in found.items()})
         return {n: torch.cat([p[n] for p in parts], 1) for n in parts[0]} if parts else {}
+
+    def _sweep_basis(self, graph: Graph, plan: Plan, v: Tensor, q: Tensor) -> dict[str, Tensor]:
+        """Squared norms by parameter, [B, R], from the rows of q' [F, K] alone (see `engine.basis`)."""
+        assert isinstance(self.metric, SquaredNorm)
+        scaled, exponent = _normalize(v)
+        mix = torch.einsum("rbk,kf->brf", scaled, q)
+        metric = basis.BasisNorm(mix, self.metric.across_rows())
+        rows = q.t()[:, None].expand(-1, v.shape[1], -1)
+        found = self._back(graph, plan, rows, metric, leave=basis.head_parameters(graph, plan))
+        found |= self._head(graph, plan, scaled)
+        return {n: self._rescale(value, exponent) for n, value in found.items()}
+
+    def _head(self, graph: Graph, plan: Plan, v: Tensor) -> dict[str, Tensor]:
+        """The metric of the parameters of the layer that makes the logits, [B, R]."""
+        collector = Collector(graph, plan, self.metric, self.shapes, v.shape[0])
+        with torch.no_grad():
+            basis.take_head(graph, plan, v, collector)
+        return collector.results
+
+    def _back(
+        self, graph: Graph, plan: Plan, v: Tensor, metric: Metric, leave: Container[str] = frozenset()
+    ) -> dict[str, Tensor]:
+        """A metric by parameter, [B, R, ...], of rows that go back together; but for the parameters ``leave``."""
+        collector = Collector(graph, plan, metric, self.shapes, v.shape[0], leave)
+        with torch.no_grad():
+            start = v.to(graph.root.dtypes[graph.root_output])
+            sweep(graph, plan, start, collector, norms=isinstance(metric, SquaredNorm))
+            collector.flush()
+        return collector.results
 
     def _rescale(self, value: Tensor, exponent: Tensor) -> Tensor:
         """Undo the scale 2^-exponent [R, B] of the cotangents: squared where the metric is quadratic."""

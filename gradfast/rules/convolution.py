@@ -29,6 +29,9 @@ class Convolution(Rule):
             return [None]
         g = single(grads)
         x, weight = node.saved("input"), node.saved("weight")
+        if self._is_plain(node) and ops.has_conv_input_grad(g, weight, _per_dimension(node, "stride")):
+            stride, padding = (_per_dimension(node, name) for name in ("stride", "padding"))
+            return [ops.conv_input_grad(g, weight, stride, padding, x.shape[2:])]
         folded = g.flatten(0, 1)
         # Only the sizes of the input matter to backward-data: memory that nothing touches stands for it.
         dense = folded.dim() == 4 and folded.is_contiguous(memory_format=torch.channels_last)
@@ -87,13 +90,20 @@ class Convolution(Rule):
             1 in used and one_to_a_sample and ops.has_conv3x3_backward(g, node.tensor("weight"), sqnorm=True)
         )
 
-    def _is_plain_3x3(self, node: Node) -> bool:
+    def _is_plain(self, node: Node) -> bool:
+        """Two dimensions, without dilation and groups."""
         return (
             len(node.shape) == 4
-            and node.tensor("weight").shape[2:] == (3, 3)
             and not node.saved("transposed")
             and int(node.saved("groups")) == 1
-            and all(_per_dimension(node, name) == (1, 1) for name in ("stride", "padding", "dilation"))
+            and _per_dimension(node, "dilation") == (1, 1)
+        )
+
+    def _is_plain_3x3(self, node: Node) -> bool:
+        return (
+            self._is_plain(node)
+            and node.tensor("weight").shape[2:] == (3, 3)
+            and all(_per_dimension(node, name) == (1, 1) for name in ("stride", "padding"))
         )
 
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:

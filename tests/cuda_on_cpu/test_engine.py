@@ -80,6 +80,7 @@ def served(emulated: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Count
 
     monkeypatch.setattr(ops, "_ops", Emulated())
     monkeypatch.setattr(convolution.ops, "has_conv3x3_backward", lambda g, weight: False)  # as on a GPU
+    monkeypatch.setattr(convolution.ops, "has_conv_input_grad", lambda g, weight, stride: False)
     return calls
 
 

@@ -72,37 +72,6 @@ inline void output_transform(const V (&m)[6], V (&r)[3]) {
     r[2] = 0.5f * sum_a + 2.0f * sum_b + m[5];
 }
 
-// The first n lanes, at most all of them; the others are zero.
-template <typename T>
-inline V load_lanes(const T* p, int64_t n) {
-    return n >= kLanes ? load(p) : load(p, n);
-}
-
-// Round to nearest even; a NaN stays one.
-inline void store(Bf16* p, V v) {
-#if defined(__AVX512BF16__)
-    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
-    __builtin_memcpy(p, &rounded, sizeof rounded);
-#else
-    const Bits32 bits = (Bits32)v;
-    const Bits32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    const Bits32 is_number = (Bits32)(v == v);
-    const Bits32 kept = (rounded & is_number) | (0x7fc0 & ~is_number);
-    *reinterpret_cast<UnalignedBits16*>(p) = __builtin_convertvector(kept, Bits16);
-#endif
-}
-
-template <typename T>
-inline void store_lanes(T* p, V v, int64_t n) {
-    if (n >= kLanes) {
-        store(p, v);
-        return;
-    }
-    T lanes[kLanes];
-    store(lanes, v);
-    for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
-}
-
 // Where a transform puts its 36 frequencies, each one vector of channels.
 struct FloatSink {
     float* out;
