@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import gradfast
 from gradfast import reference
 from gradfast.engine.run import Engine
+from gradfast.errors import FallbackWarning
 
 WIDTH, CLASSES = 6, 15
 
@@ -140,3 +141,37 @@ def test_explain_tells_of_the_basis() -> None:
     assert told.rows_per_chunk == WIDTH
     assert all(layer.flops > 0 for layer in told.layers if layer.form == "basis")
     assert "basis" in str(told)
+
+
+class NarrowTrunk(Network):
+    """The layers before the head compute in bfloat16, the head in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            h = self.mix(torch.tanh(self.norm(self.conv(x))).mean((2, 3)))
+        return self.head(h.float())
+
+
+def test_a_narrow_trunk_takes_every_row(sweeps: list[int]) -> None:
+    torch.manual_seed(9)
+    gradfast.grad_norms(NarrowTrunk().eval(), torch.randn(2, 2, 5, 4))
+    assert not sweeps
+
+
+class Recurrent(nn.Module):
+    """An LSTM, whose samples cannot be told apart in a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, WIDTH, batch_first=True)
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+def test_samples_one_at_a_time_take_every_row(sweeps: list[int]) -> None:
+    torch.manual_seed(10)
+    with pytest.warns(FallbackWarning):
+        check(Recurrent().eval(), torch.randn(3, 4, 3), 2e-4)
+    assert not sweeps

@@ -22,6 +22,7 @@ from gradfast.rules.uses import Use
 
 # Below so many rows to a basis vector, Gram matrices across all pairs cost more than the rows that they save. Measured.
 LEAST_RATIO = 2
+NARROW = (torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -46,15 +47,18 @@ class BasisNorm(Metric):
 def head_basis(graph: Graph, plan: Plan, rows: int) -> Tensor | None:
     """An orthonormal basis Q [K, F] of what the head, a linear layer that makes the logits, passes on; None where it does not pay.
 
-    Nor where a parameter of the head is used elsewhere too (tied embeddings), or where operands are narrower than float32, whose
-    rounding the combinations would not keep.
+    Nor where a parameter of the head is used elsewhere too (tied embeddings), or where anything is computed in less than float32:
+    combinations of rows that were rounded so would be less exact than the rows themselves.
     """
     root = graph.root
     rule = rule_for(root.name)
     actions = plan.actions.get(root.order)
     if not isinstance(rule, Mm) or actions is None or actions[rule.first] is not Action.CARRY:
         return None
-    if root.dtypes[0] not in (torch.float32, torch.float64):
+    weight = root.tensor(rule.right).t()  # [K, F]
+    if rows < LEAST_RATIO * min(weight.shape):
+        return None
+    if any(dtype in NARROW for node in graph.nodes for dtype in node.dtypes):
         return None
     others = [(a, e) for i, (a, e) in enumerate(zip(actions, root.edges, strict=True)) if i != rule.first]
     for action, edge in others:
@@ -62,9 +66,6 @@ def head_basis(graph: Graph, plan: Plan, rows: int) -> Tensor | None:
             return None
         if action is Action.USE and edge is not None and any(plan.uses[n] > 1 for n in edge[0].wanted):
             return None
-    weight = root.tensor(rule.right).t()  # [K, F]
-    if rows < LEAST_RATIO * min(weight.shape):
-        return None
     q: Tensor = torch.linalg.qr(weight.double()).Q
     return q
 
