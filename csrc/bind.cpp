@@ -4,6 +4,7 @@
 
 #include "build_info.h"
 #include "cpu/dispatch.h"
+#include "cpu/host_memory.h"
 #include "forms.h"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -27,6 +28,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def(
         "cpu_isa", [] { return std::string(gradfast::cpu::name(gradfast::cpu::isa())); },
         "The instruction set whose kernels run in this process.");
+    m.def("keep_freed_memory", &gradfast::cpu::keep_freed_memory, pybind11::arg("bytes"),
+          "Lets the C library keep so much freed memory; whether it does.");
+    m.def("release_freed_memory", &gradfast::cpu::release_freed_memory,
+          "Gives the pages of freed memory back to the system; whether it does.");
     m.def(
         "weight_norm_forms",
         [](const std::vector<int64_t>& x, const std::vector<int64_t>& g,

@@ -13,6 +13,7 @@ from gradfast.engine.backward import sweep
 from gradfast.engine.book import book_of
 from gradfast.engine.collect import Collector, Metric, SquaredNorm
 from gradfast.engine.decide import make_plan
+from gradfast.engine.host import keep_freed_memory, release_freed_memory
 from gradfast.engine.plan import Plan
 from gradfast.engine.session import Session
 from gradfast.errors import FallbackWarning, ModelError
@@ -40,6 +41,8 @@ class Engine:
         self.names, self.metric, self.budget = names, metric, memory_budget
         self.model = model
         self.session = Session(model, names, autocast)
+        if self.session.device.type == "cpu":
+            keep_freed_memory()
         self.book = book_of(model)
         self.shapes = {n: p.shape for n, p in self.session.parameters.items()}
         self.fallback: set[str] = set()
@@ -111,6 +114,8 @@ class Engine:
             with torch.no_grad():
                 plan = make_plan(graph, logits, batch)
             plan.cost = chunks.measure(graph, plan)
+            if self.session.device.type == "cpu":  # the probes and their cotangents left gaps
+                release_freed_memory()
             if plan.decided:
                 self.book.add(graph, plan)
         return plan

@@ -1,0 +1,59 @@
+"""What a call asks of the C library: freed memory is kept for the next chunk, unless the user has decided otherwise."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's thresholds")
+
+FAULTS = """
+import resource
+import torch
+from torch import nn
+import gradfast
+from gradfast.engine.host import keep_freed_memory
+
+convolutions = [layer for _ in range(4) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU())]
+model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+x = torch.randn(16, 3, 32, 32)
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    gradfast.grad_norms(model, x)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(keep_freed_memory(), faults)
+"""
+
+
+def run(**environment: str) -> tuple[str, int]:
+    inherited = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES" and not k.startswith("MALLOC_")}
+    out = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    return out[0], int(out[1])
+
+
+def test_a_later_call_finds_its_pages_mapped() -> None:
+    kept, faults = run()
+    assert kept == "True"
+    assert faults < 2000  # some 15,000 where all is given back
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"GLIBC_TUNABLES": "glibc.malloc.trim_threshold=1048576"},
+        {"MALLOC_TRIM_THRESHOLD_": "1048576"},
+        {"MALLOC_MMAP_THRESHOLD_": "1048576"},
+    ],
+)
+def test_the_user_s_own_thresholds_are_left(environment: dict[str, str]) -> None:
+    kept, faults = run(**environment)
+    assert kept == "False"
+    assert faults > 5000
