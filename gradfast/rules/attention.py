@@ -1,4 +1,4 @@
-"""Attention: fused kernels with the rows folded into the batch, and softmax."""
+"""Attention: what the fused kernel recorded, taken back for all rows together, and softmax."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from gradfast.rules.base import Grads, Rule, UnaryRule, register
 from gradfast.rules.reshape import signed, single
@@ -15,28 +14,67 @@ if TYPE_CHECKING:
     from gradfast.record.graph import Node
 
 
+# Of the weights' cotangents that are held at once: they stay in the cache from one product to the next.
+TILE_BYTES = 8 << 20
+
+
 @register("ScaledDotProductFlashAttentionForCpuBackward0")
 class FlashAttentionCpu(Rule):
-    """The kernel takes one cotangent per query: queries, keys and values are repeated for the rows."""
+    """The weights are made once for all rows, which torch's kernel would make for each, and never all at once.
+
+    With queries before rows, [T, R, D], each product takes all rows of a head in one matrix. Halves are computed in float32.
+    """
 
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = grads[0]
         if g is None:
             return [None] * len(needs)
-        rows = g.shape[0]
-
-        def repeated(name: str) -> Tensor:
-            t = node.tensor(name)
-            return t.expand(rows, *t.shape).flatten(0, 1)
-
+        dtype = torch.promote_types(g.dtype, torch.float32)
+        q, k, v, o = (
+            node.tensor(n).to(dtype).flatten(0, 1) for n in ("query", "key", "value", "output")
+        )  # [BH, T or S, D]
+        lse = node.tensor("logsumexp").to(dtype).flatten(0, 1)[:, :, None]
+        lse = lse.masked_fill(lse == -torch.inf, torch.inf)  # a query that sees nothing has no weights
+        scale = node.saved("scale")
+        scale = q.shape[2] ** -0.5 if scale is None else float(scale)
         mask = node.saved("attn_mask")
-        if mask is not None and mask.dim() == 4 and mask.shape[0] > 1:
-            mask = mask.expand(rows, *mask.shape).flatten(0, 1)
-        out = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            g.flatten(0, 1), *(repeated(n) for n in ("query", "key", "value", "output", "logsumexp")),
-            node.saved("dropout_p"), node.saved("is_causal"), attn_mask=mask, scale=node.saved("scale"),
-        )  # fmt: skip
-        return [t.unflatten(0, (rows, -1)) for t in out] + [None] * (len(needs) - 3)
+        if mask is not None:
+            mask = mask.expand(*g.shape[1:4], k.shape[1]).flatten(0, 1)
+        hidden = None
+        if node.saved("is_causal"):
+            hidden = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=g.device).triu(1)
+
+        rows, heads, per_row = g.shape[0], len(q), q.shape[1] * k.shape[1] * dtype.itemsize
+        rows_at_a_time = max(1, min(rows, TILE_BYTES // per_row))
+        heads_at_a_time = max(1, TILE_BYTES // (per_row * rows_at_a_time))
+        out = [
+            torch.empty(heads, t.shape[1], rows, t.shape[2], dtype=g.dtype, device=g.device)
+            for t in (q, k, v)
+        ]
+        by_query = g.flatten(1, 2).movedim(0, 2)  # [BH, T, R, D]
+        for first in range(0, heads, heads_at_a_time):
+            at = slice(first, first + heads_at_a_time)
+            weights = torch.bmm(q[at], k[at].mT).mul_(scale)
+            if mask is not None:
+                weights += mask[at]
+            if hidden is not None:
+                weights.masked_fill_(hidden, -torch.inf)
+            weights.sub_(lse[at]).exp_()  # [bh, T, S]
+            for start in range(0, rows, rows_at_a_time):
+                some = slice(start, start + rows_at_a_time)
+                go = by_query[at, :, some].to(dtype).contiguous()
+                h, queries, r, width = go.shape
+                delta = (go * o[at][:, :, None]).sum(3, keepdim=True)
+                gw = torch.bmm(go.view(h, queries * r, width), v[at].mT).view(h, queries, r, -1)
+                gw.sub_(delta).mul_(weights[:, :, None]).mul_(scale)
+                gq = torch.bmm(gw.view(h, queries * r, -1), k[at])
+                gk = torch.bmm(q[at].mT, gw.view(h, queries, -1))
+                gv = torch.bmm(weights.mT, go.view(h, queries, -1))
+                out[0][at, :, some] = gq.view(h, queries, r, -1)
+                out[1][at, :, some] = gk.view(h, -1, r, k.shape[1]).transpose(1, 3)
+                out[2][at, :, some] = gv.view(h, -1, r, width)
+        shape = (g.shape[1], -1)
+        return [t.movedim(2, 0).unflatten(1, shape) for t in out] + [None] * (len(needs) - 3)
 
 
 @register("SoftmaxBackward0")
