@@ -212,11 +212,17 @@ def _models(engines: Iterable[Found]) -> str:
                 slower.append(f"{engine['task']}: {r['title']} is {ours / r['per_row']:.2f} times faster")
         ones, plain = results["gradfast-all-ones"]["per_row"], results["forward-backward"]["per_row"]
         row.append(f"{ones / plain:.2f}" if ones and plain else "failed")
+        first, again = (
+            results["gradfast"].get("first"),
+            statistics.median(results["gradfast"]["seconds"] or [0.0]),
+        )
+        row.append(f"{first / again:.1f}" if first and again else "")
         rows.append(row)
     text = (
         "## Every model\n\nms per sample of gradfast (all N classes), and how many times as long the others take for the same "
         "samples and classes; the input gradients give no norms. Last: the all-ones contrast over one batched forward and "
-        "backward.\n\n" + _table(("", "gradfast, ms", *titles, "all-ones"), rows)
+        "backward; and gradfast's first call on a model, which plans, over a later one (no round has it).\n\n"
+        + _table(("", "gradfast, ms", *titles, "all-ones", "first call"), rows)
     )
     text += "\n\nA peer that gives norms and is faster than gradfast: " + ("; ".join(slower) or "none") + "."
     return text + ("\n\nFailed:\n\n" + "\n".join(errors) if errors else "")

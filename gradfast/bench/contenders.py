@@ -43,6 +43,7 @@ class Contender:
         dtype: dtype of the operands of matrix products.
         class_by_class: whether nothing but the forward pass is shared by the classes, so that a few of them cost as much each
             as many.
+        plans: whether the first call of a shape makes what later ones use.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Contender:
     contrast: Literal["one-hot", "all-ones"] = "one-hot"
     dtype: torch.dtype = torch.float32
     class_by_class: bool = False
+    plans: bool = False
 
 
 # Of full gradients held at once by vmap(vmap(grad)); more than this and it goes a few samples at a time.
@@ -63,13 +65,14 @@ def contenders() -> list[Contender]:
     """gradfast in its forms, and what needs nothing but torch."""
     bf16 = torch.bfloat16
     return [
-        Contender("gradfast", "gradfast", "`gradfast.grad_norms(model, x)`", _gradfast()),
+        Contender("gradfast", "gradfast", "`gradfast.grad_norms(model, x)`", _gradfast(), plans=True),
         Contender(
             "gradfast-bf16",
             "gradfast, bf16",
             "the same with `dtype=torch.bfloat16`",
             _gradfast(bf16),
             dtype=bf16,
+            plans=True,
         ),
         Contender(
             "input-gradient",
@@ -113,6 +116,7 @@ def contenders() -> list[Contender]:
             '`gradfast.grad_norms(model, x, contrast="all-ones")`',
             _gradfast(contrast="all-ones"),
             contrast="all-ones",
+            plans=True,
         ),
         Contender(
             "forward-backward",

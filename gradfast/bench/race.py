@@ -56,8 +56,9 @@ class Task:
 class Result:
     """What a contender did: seconds of each round for ``samples`` samples and ``rows`` classes, or the ``error`` that stopped it.
 
-    ``expected`` are the seconds of the call last made, ``deviation`` is how far its norms are from float64 autograd (see `deviation`) on the slice that was checked (None: it gives
-    none), ``layers`` the number of parameters that it gave a norm for.
+    ``first`` are the seconds of the warming call, before any round, ``expected`` those of the call last made, ``deviation`` is how far
+    its norms are from float64 autograd (see `deviation`) on the slice that was checked (None: it gives none), ``layers`` the number
+    of parameters that it gave a norm for.
     """
 
     contender: Contender
@@ -65,6 +66,7 @@ class Result:
     rows: int = 0
     seconds: list[float] = field(default_factory=list)
     expected: float = 0.0
+    first: float | None = None
     deviation: float | None = None
     layers: int | None = None
     error: str | None = None
@@ -85,6 +87,7 @@ class Result:
             "rows": self.rows,
             "seconds": self.seconds,
             "per_row": self.per_row,
+            "first": self.first,
             "deviation": self.deviation,
             "layers": self.layers,
             "error": self.error,
@@ -166,9 +169,10 @@ class Race:
         spent = self._choose_rows(result, prepared)
         result.samples = max(1, min(len(task.x), int(self.longest / spent)))
         result.expected = spent * result.samples
-        if result.samples > 1 and spent < self.longest / 4:
+        if result.samples > 1 and (contender.plans or spent < self.longest / 4):
             # What is made once for each shape, so that no round pays for it.
-            result.expected, _ = _timed(prepared, task.x[: result.samples], classes[: result.rows])
+            result.first, _ = _timed(prepared, task.x[: result.samples], classes[: result.rows])
+            result.expected = result.first
         self._prepared[contender.name] = prepared
 
     def _choose_rows(self, result: Result, prepared: Prepared) -> float:

@@ -22,7 +22,8 @@ TILE_BYTES = 8 << 20
 class FlashAttentionCpu(Rule):
     """The weights are made once for all rows, which torch's kernel would make for each, and never all at once.
 
-    With queries before rows, [T, R, D], each product takes all rows of a head in one matrix. Halves are computed in float32.
+    With queries before rows, [T, R, D], each product takes all rows of a head in one matrix. Of 16-bit operands the weights and
+    their cotangents, which cancel, are made in float32, and rounded where they are multiplied on.
     """
 
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
@@ -31,7 +32,7 @@ class FlashAttentionCpu(Rule):
             return [None] * len(needs)
         dtype = torch.promote_types(g.dtype, torch.float32)
         q, k, v, o = (
-            node.tensor(n).to(dtype).flatten(0, 1) for n in ("query", "key", "value", "output")
+            node.tensor(n).flatten(0, 1) for n in ("query", "key", "value", "output")
         )  # [BH, T or S, D]
         lse = node.tensor("logsumexp").to(dtype).flatten(0, 1)[:, :, None]
         lse = lse.masked_fill(lse == -torch.inf, torch.inf)  # a query that sees nothing has no weights
@@ -54,22 +55,24 @@ class FlashAttentionCpu(Rule):
         by_query = g.flatten(1, 2).movedim(0, 2)  # [BH, T, R, D]
         for first in range(0, heads, heads_at_a_time):
             at = slice(first, first + heads_at_a_time)
-            weights = torch.bmm(q[at], k[at].mT).mul_(scale)
+            weights = torch.bmm(q[at].to(dtype), k[at].to(dtype).mT).mul_(scale)
             if mask is not None:
                 weights += mask[at]
             if hidden is not None:
                 weights.masked_fill_(hidden, -torch.inf)
             weights.sub_(lse[at]).exp_()  # [bh, T, S]
+            rounded = weights.mT.to(g.dtype)
             for start in range(0, rows, rows_at_a_time):
                 some = slice(start, start + rows_at_a_time)
-                go = by_query[at, :, some].to(dtype).contiguous()
+                go = by_query[at, :, some].contiguous()
                 h, queries, r, width = go.shape
-                delta = (go * o[at][:, :, None]).sum(3, keepdim=True)
-                gw = torch.bmm(go.view(h, queries * r, width), v[at].mT).view(h, queries, r, -1)
-                gw.sub_(delta).mul_(weights[:, :, None]).mul_(scale)
+                exact = go.to(dtype)
+                delta = (exact * o[at][:, :, None]).sum(3, keepdim=True)
+                gw = torch.bmm(exact.view(h, queries * r, width), v[at].to(dtype).mT).view(h, queries, r, -1)
+                gw = gw.sub_(delta).mul_(weights[:, :, None]).mul_(scale).to(g.dtype)
                 gq = torch.bmm(gw.view(h, queries * r, -1), k[at])
                 gk = torch.bmm(q[at].mT, gw.view(h, queries, -1))
-                gv = torch.bmm(weights.mT, go.view(h, queries, -1))
+                gv = torch.bmm(rounded, go.view(h, queries, -1))
                 out[0][at, :, some] = gq.view(h, queries, r, -1)
                 out[1][at, :, some] = gk.view(h, -1, r, k.shape[1]).transpose(1, 3)
                 out[2][at, :, some] = gv.view(h, -1, r, width)
