@@ -46,5 +46,20 @@ struct Multiply<Bf16Pair> {
 };
 #endif
 
+// What products of a storage type are taken in, and how many of its elements one takes: of bf16, pairs where
+// the processor multiplies them, else float.
+template <typename T>
+struct UnitOf {
+    using type = float;
+    static constexpr int64_t elements = 1;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct UnitOf<Bf16> {
+    using type = Bf16Pair;
+    static constexpr int64_t elements = 2;
+};
+#endif
+
 }  // namespace
 }  // namespace gradfast::cpu::GRADFAST_ARCH

@@ -11,20 +11,6 @@ constexpr int kLanes = kWidth<float>;
 constexpr int kPanel = kVectors * kLanes;
 constexpr int kRows = 6;  // pixels of a tile
 
-// What a product of this storage is taken in.
-template <typename T>
-struct UnitOf {
-    using type = float;
-    static constexpr int64_t elements = 1;
-};
-#if defined(__AVX512BF16__)
-template <>
-struct UnitOf<Bf16> {
-    using type = Bf16Pair;
-    static constexpr int64_t elements = 2;
-};
-#endif
-
 inline void set(float& unit, int64_t, float value) {
     unit = value;
 }

@@ -31,15 +31,15 @@ void transform_weight(const WinogradProblem& p, int64_t o, int64_t channel, int6
 // x of one sample to u_x.
 template <typename T>
 void transform_x(const WinogradProblem& p, const WinogradPlan& plan, int64_t sample, float* u_x) {
-    using Unit = typename NormUnitOf<T>::type;
+    using Unit = typename UnitOf<T>::type;
     const Layout layout(p, plan);
     const T* base = static_cast<const T*>(p.x) + sample * p.x_sample;
     const int64_t tiles = plan.tiles_y * plan.tiles_x;
     for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t top = tile / plan.tiles_x * kOut, left = tile % plan.tiles_x * kOut;
         const int64_t block = tile / plan.tiles_per_block * plan.tiles_per_block;
-        const int64_t depth = ceil_div(smaller(plan.tiles_per_block, tiles - block), NormUnitOf<T>::tiles);
-        Unit* u = reinterpret_cast<Unit*>(u_x) + block / NormUnitOf<T>::tiles * layout.in_padded;
+        const int64_t depth = ceil_div(smaller(plan.tiles_per_block, tiles - block), UnitOf<T>::elements);
+        Unit* u = reinterpret_cast<Unit*>(u_x) + block / UnitOf<T>::elements * layout.in_padded;
         for (int64_t channel = 0; channel < p.in_channels; channel += kLanes) {
             V values[kOut][kOut];
             for (int y = 0; y < kOut; ++y) {
@@ -49,7 +49,7 @@ void transform_x(const WinogradProblem& p, const WinogradPlan& plan, int64_t sam
                     values[y][x] = inside ? load_lanes(pixel, p.in_channels - channel) : V{};
                 }
             }
-            const int64_t unit = (tile - block) / NormUnitOf<T>::tiles;
+            const int64_t unit = (tile - block) / UnitOf<T>::elements;
             Unit* out = u + panel_offset(depth, layout.in_padded, unit, channel);
             transform_filter_tile(values, norm_sink(out, layout.x_stride, tile % 2 == 1));
         }
@@ -126,8 +126,8 @@ class Group {
     }
 
   private:
-    using Unit = typename NormUnitOf<T>::type;
-    static constexpr bool kPairs = NormUnitOf<T>::tiles == 2;
+    using Unit = typename UnitOf<T>::type;
+    static constexpr bool kPairs = UnitOf<T>::elements == 2;
 
     // What the norms read: v itself, or its pairs.
     Unit* v_units() const {
@@ -139,7 +139,7 @@ class Group {
 
     // Place in v_units of what is in v from `slot` on, where an image or its block begins.
     int64_t unit_slot(int64_t slot) const {
-        return slot / tiles_ * layout_.image_units + slot % tiles_ / NormUnitOf<T>::tiles;
+        return slot / tiles_ * layout_.image_units + slot % tiles_ / UnitOf<T>::elements;
     }
 
     template <bool Masked>
@@ -218,9 +218,9 @@ class Group {
         buffers_.x_sample = sample;
         const Unit* v = v_units() + unit_slot(slot) * layout_.out_padded + o;
         const Unit* u =
-            reinterpret_cast<const Unit*>(buffers_.u_x) + tile / NormUnitOf<T>::tiles * layout_.in_padded;
+            reinterpret_cast<const Unit*>(buffers_.u_x) + tile / UnitOf<T>::elements * layout_.in_padded;
         for (int f = 0; f < kFrequencies; ++f) {
-            gemm<Accumulate>(channels, layout_.in_padded, ceil_div(count, NormUnitOf<T>::tiles),
+            gemm<Accumulate>(channels, layout_.in_padded, ceil_div(count, UnitOf<T>::elements),
                              v + f * layout_.v_units_stride, 1, layout_.out_padded, u + f * layout_.x_stride,
                              buffers_.dw + f * layout_.dw_stride, layout_.in_padded);
         }

@@ -27,23 +27,10 @@ inline int64_t panel_offset(int64_t depth, int64_t columns, int64_t k, int64_t c
     return first * depth + k * smaller(kPanel, columns - first) + (column - first);
 }
 
-// What the products for the norms are taken in: of bf16 tensors, in pairs of bf16, each of two tiles, where
-// the processor multiplies them. Those for dx always in float, as their errors add up from layer to layer.
-template <typename T>
-struct NormUnitOf {
-    using type = float;
-    static constexpr int64_t tiles = 1;
-};
-#if defined(__AVX512BF16__)
-template <>
-struct NormUnitOf<Bf16> {
-    using type = Bf16Pair;
-    static constexpr int64_t tiles = 2;
-};
-#endif
-
+// The products for the norms are taken in units of the storage type, of a tile or of a pair of tiles; those
+// for dx always in float, as their errors add up from layer to layer.
 inline int64_t tiles_per_unit(const WinogradProblem& p) {
-    return p.storage == Storage::bf16 ? NormUnitOf<Bf16>::tiles : 1;
+    return p.storage == Storage::bf16 ? UnitOf<Bf16>::elements : 1;
 }
 
 // Layouts of the buffers: v [36][tiles of a block][out_padded]; m [36][tiles of a block][m_columns];
