@@ -81,7 +81,8 @@ def has_conv3x3_backward(g: Tensor, weight: Tensor, *, sqnorm: bool = False) -> 
     rows, batch, out_channels, height, width = g.shape
     in_channels, positions = weight.shape[1], height * width
     tiles = -(-height // 4) * -(-width // 4)
-    if min(out_channels, in_channels) < _MIN_CHANNELS or not _vectors():
+    least = _MIN_CHANNELS // 2 if g.dtype == torch.float32 else _MIN_CHANNELS
+    if min(out_channels, in_channels) < least or not _vectors():
         return False
     direct = (
         9 * positions * (1 if g.dtype == torch.float32 else 0.5)

@@ -34,12 +34,14 @@ class Convolution(Rule):
             return [ops.conv_input_grad(g, weight, stride, padding, x.shape[2:])]
         folded = g.flatten(0, 1)
         # Only the sizes of the input matter to backward-data: memory that nothing touches stands for it.
-        dense = folded.dim() == 4 and folded.is_contiguous(memory_format=torch.channels_last)
+        by_pixel = (
+            folded.dim() == 4 and folded.stride(1) == 1 < folded.shape[1]
+        )  # some channels of a concatenation, perhaps
         like = torch.empty(
             (folded.shape[0], *x.shape[1:]),
             dtype=x.dtype,
             device=x.device,
-            memory_format=torch.channels_last if dense else torch.contiguous_format,
+            memory_format=torch.channels_last if by_pixel else torch.contiguous_format,
         )
         out = torch.ops.aten.convolution_backward(
             folded, like, weight, None, node.saved("stride"), node.saved("padding"), node.saved("dilation"),
