@@ -8,12 +8,14 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 SANITIZER_TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
@@ -67,6 +69,27 @@ def parts(out: Path, device: str, architecture: str | None) -> list[Part]:
     return found
 
 
+def _call(part: Part, stream: TextIO) -> int | None:
+    """The exit status, or None where the time was up: then all that the part has started ends, lest it disturb what is measured next."""
+    process = subprocess.Popen(
+        part.command,
+        cwd=ROOT,
+        env=os.environ | (part.environment or {}),
+        stdin=subprocess.DEVNULL,
+        stdout=stream,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(part.seconds)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def run(part: Part, out: Path) -> dict[str, Any]:
     """Runs one part; whatever happens is told in its result."""
     log = out / f"{part.name.replace(' ', '-')}.log"
@@ -74,20 +97,11 @@ def run(part: Part, out: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"part": part.name, "status": "ok"}
     with log.open("w") as stream:
         try:
-            done = subprocess.run(
-                part.command,
-                cwd=ROOT,
-                env=os.environ | (part.environment or {}),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                timeout=part.seconds,
-                check=False,
-            )
-            if done.returncode != 0:
-                result["status"] = f"exit {done.returncode}"
-        except subprocess.TimeoutExpired:
-            result["status"] = f"stopped after {part.seconds} s"
+            code = _call(part, stream)
+            if code is None:
+                result["status"] = f"stopped after {part.seconds} s"
+            elif code != 0:
+                result["status"] = f"exit {code}"
         except OSError as error:
             result["status"] = f"did not start: {error}"
     result["seconds"] = round(time.perf_counter() - start, 1)
