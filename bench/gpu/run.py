@@ -39,21 +39,26 @@ def parts(out: Path, device: str, architecture: str | None) -> list[Part]:
     build = {"GRADFAST_CUDA": "1" if cuda else "0"}
     if architecture:
         build["TORCH_CUDA_ARCH_LIST"] = architecture
-    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     if importlib.util.find_spec("xdist"):
         pytest += ["-n", "4"]
-    # The operators' samples and the engine on the models of the zoo; the other tests ask nothing of a GPU.
-    whole = ["tests/ops", *(["tests/test_gpu.py"] if cuda else [])]
+    quick = [*pytest, "-m", "not slow"]
+    # The operators' samples and the engine on the models of the zoo; the other tests ask nothing of a GPU, and would take the time.
+    whole = (
+        [*pytest, "-m", "cuda and not slow", "tests/ops", "tests/test_gpu.py"]
+        if cuda
+        else [*quick, "tests/ops"]
+    )
     found = [
         Part("build", [python, "setup.py", "-q", "build_ext", "--inplace"], 150, environment=build),
         Part(
             "operators",
-            [*pytest, "tests/cuda_on_cpu/test_weight_gradients.py", "tests/cuda_on_cpu/test_channels.py",
+            [*quick, "tests/cuda_on_cpu/test_weight_gradients.py", "tests/cuda_on_cpu/test_channels.py",
              *([] if cuda else ["-k", "test_linear or test_embedding"])],
             80,
             environment={"GRADFAST_TEST_DEVICE": device if cuda else "emulator"},
         ),
-        Part("tests", [*pytest, *whole], 90),
+        Part("tests", whole, 90),
     ]  # fmt: skip
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(
         "compute-sanitizer", path="/usr/local/cuda/bin"
