@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gradfast.engine.carrier import pull
+from gradfast.engine.host import release_freed_memory
 from gradfast.engine.paths import View, view_of
 from gradfast.engine.plan import Plan
 from gradfast.record import Graph, Node
@@ -191,6 +192,8 @@ class Collector:
         step = self._rows
         if not self._metric.all_rows:
             step = min(step, dense_rows(self._shapes[name].numel()))
+        if self._shapes[name].numel() > DENSE_ELEMENTS:
+            release_freed_memory()  # so much at once: what the sweep left free must not stand beside it
         samples = []
         for b in range(self._plan.batch):
             parts = []

@@ -59,6 +59,8 @@ class Engine:
             size, start = known or (FIRST_CHUNK if self.budget is None else 1), 0
             while start < batch:
                 part = slice(start, start + chunks.balanced(batch - start, size))
+                if self.budget is not None and self.session.device.type == "cpu":
+                    release_freed_memory()
                 try:
                     value, z, size = self._samples(x, part, cotangents)
                     if known is None and part.stop == 1:
