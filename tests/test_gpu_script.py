@@ -44,6 +44,14 @@ def test_a_part_that_fails_or_hangs_is_told_and_keeps_what_it_wrote(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(("skipped", "status"), [(False, "ok"), (True, "ran no test")])
+def test_tests_that_were_all_skipped_are_not_ok(tmp_path: Path, skipped: bool, status: str) -> None:
+    file = tmp_path / "test_it.py"
+    file.write_text(f"import pytest\n@pytest.mark.skipif({skipped}, reason='no GPU')\ndef test_it(): pass\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    assert run.run(run.Part("tests", command, 60), tmp_path)["status"] == status
+
+
 def test_what_a_part_has_started_ends_with_its_time(tmp_path: Path) -> None:
     """A compiler or a worker that went on would slow down what is measured next."""
     beat = tmp_path / "beat"
