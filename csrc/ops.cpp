@@ -1,6 +1,9 @@
 // The one list of gradfast's operators. CPU and CUDA implementations register themselves beside their
 // kernels (csrc/cpu, csrc/cuda); fake kernels and documentation are in gradfast/ops.py.
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
+
+#include <string>
 
 #define GRADFAST_CONV_ARGS                                                                          \
     "SymInt[] kernel_size, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups=1, " \
@@ -37,4 +40,13 @@ TORCH_LIBRARY(gradfast, m) {
     m.def(
         "conv_input_grad(Tensor g, Tensor weight, SymInt[] stride, SymInt[] padding, SymInt[] size) -> "
         "Tensor");
+}
+
+// No operator has a derivative: differentiating through one is refused, not answered with no gradient.
+TORCH_LIBRARY_IMPL(gradfast, Autograd, m) {
+    for (const char* family : {"linear", "conv", "bias", "affine", "embedding"})
+        for (const char* kind : {"_sqnorm", "_dot", "_gram"})
+            m.impl((std::string(family) + kind).c_str(), torch::autograd::autogradNotImplementedFallback());
+    for (const char* name : {"gate_backward", "conv3x3_backward", "conv_input_grad"})
+        m.impl(name, torch::autograd::autogradNotImplementedFallback());
 }

@@ -7,7 +7,8 @@ Empty inputs give zeros. No operator stores the gradients of a batch: it needs s
 sample's [T, T] Gram matrix, per thread; on CUDA, depthwise convolutions need it for the gradients of the samples that fill
 24 MB, one at least.
 
-Every function raises `ValueError` for a wrong shape or option and `TypeError` for a wrong dtype.
+Every function raises `ValueError` for a wrong shape or option and `TypeError` for a wrong dtype. None has a derivative: a
+backward pass through one raises `RuntimeError`.
 Sources: Goodfellow, "Efficient Per-Example Gradient Computations" (arXiv:1510.01799) for the rank-one form; Rochette et
 al. (arXiv:1912.06015) for convolutions; Li et al., "Large Language Models Can Be Strong Differentially Private
 Learners" (arXiv:2110.05679, section 4) for the Gram form ("ghost" norms), here shared by all rows.

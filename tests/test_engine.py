@@ -7,8 +7,10 @@ from torch.utils.checkpoint import checkpoint
 
 import gradfast
 from gradfast.engine.book import book_of
+from gradfast.engine.session import Session
 from gradfast.errors import ModelError
 from gradfast.record.layout import Layout, find, sample_codes
+from gradfast.rules import rule_for
 
 CPU = torch.device("cpu")
 
@@ -100,3 +102,28 @@ def test_a_plan_does_not_outlive_the_axes_that_it_was_made_for() -> None:
     batch_first = gradfast.grad_norms(model, x).values
     model.axes = (1, 0, 2)
     torch.testing.assert_close(gradfast.grad_norms(model, x).values, batch_first)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.head = nn.Linear(6, 24), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        attended = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.head(attended.transpose(1, 2).flatten(2).mean(1))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_attention_is_recorded_as_products_and_a_softmax_on_cuda_alone(device: str) -> None:
+    """Its fused kernels there take one cotangent for each query; here the session is told that it is on a GPU."""
+    model = Attention()
+    session = Session(model, tuple(dict(model.named_parameters())), None)
+    session.device = torch.device(device)
+    graph, _ = session.record(torch.randn(2, 5, 6), slice(0, 2))
+    assert graph is not None
+    names = {node.name for node in graph.nodes}
+    assert any("ScaledDotProduct" in name for name in names) == (device == "cpu")
+    assert ({"SafeSoftmaxBackward0", "BmmBackward0"} <= names) == (device == "cuda")
+    assert type(rule_for("SafeSoftmaxBackward0")) is type(rule_for("SoftmaxBackward0"))

@@ -99,6 +99,34 @@ def test_contrasts_and_losses(name: str, contrast: str, loss: str, api: ModuleTy
     check_dots(api, model, x, **options)
 
 
+@pytest.mark.parametrize("k", [1, 3, 10])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "convnext"])
+def test_top_k_rows_are_the_rows_of_the_full_set(
+    name: str, dtype: torch.dtype, k: int, api: ModuleType
+) -> None:
+    """The very classes of the largest logits, in their order, and for each the numbers that all classes together give."""
+    model, x = NETWORKS[name].build(dtype)
+    every, top = api.grad_norms(model, x), api.grad_norms(model, x, classes=k)
+    assert every.classes.tolist() == list(range(10))
+    assert torch.equal(top.logits, every.logits)
+    assert torch.equal(top.classes, every.logits.topk(k, dim=1).indices)
+    rows = top.classes[:, :, None].expand(-1, -1, len(top.layers))
+    assert top.layers == every.layers
+    near = 1e-9 if dtype == torch.float64 else 1e-5
+    assert_close(top.values, every.values.gather(1, rows), top.layers, near)
+    # Weighted by the probabilities, all rows' gradients add up to zero, but their squared norms to the Fisher trace: so top k
+    # leaves out no more of it than the rest's share.
+    p = every.logits.softmax(1)
+    of_top, of_all = (
+        (p.gather(1, top.classes)[..., None] * top.values).sum(1),
+        (p[..., None] * every.values).sum(1),
+    )
+    assert (of_top <= of_all * (1 + 1e-4)).all()
+    left_out = (1 - p.gather(1, top.classes).sum(1)).clamp(min=0)[:, None] * every.values.amax(1)
+    assert (of_all - of_top <= left_out * (1 + 1e-4) + 1e-4 * of_all).all()
+
+
 @pytest.mark.parametrize("name", ["linear-recurrent", "in-place-residual", "layer-scale", "embedding-twice"])
 def test_one_sample_one_row(name: str, api: ModuleType) -> None:
     model, x = USES[name].build(torch.float64)
@@ -145,7 +173,7 @@ def least_budget(function: Callable[..., object], model: nn.Module, x: Inputs) -
     """The bytes that one sample and one row need, as the error of a budget of one byte says."""
     with pytest.raises(InputError, match="memory_budget: got 1 ") as caught:
         function(model, x, memory_budget=1)
-    return int(re.findall(r"\d+", str(caught.value))[-1])
+    return int(re.findall(r"wanted (\d+) at least", str(caught.value))[0])
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "convnext"])

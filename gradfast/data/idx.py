@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def _read(path: Path, dimensions: int) -> npt.NDArray[Any]:
             f"source: {path} is no idx file of unsigned bytes in {dimensions} dimensions; it begins with {data[:4].hex()}"
         )
     shape = tuple(np.frombuffer(data, ">u4", dimensions, 4).tolist())
-    if len(data) - head != int(np.prod(shape)):
+    if len(data) - head != math.prod(shape):
         raise InputError(
             f"source: {path} has {len(data) - head:,} bytes for {list(shape)}; it is truncated or damaged"
         )

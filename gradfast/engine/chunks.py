@@ -6,30 +6,78 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from gradfast.engine.collect import dense_rows
+from gradfast.engine.paths import view_of
 from gradfast.engine.plan import Action, Cost, Plan
 from gradfast.errors import InputError
 from gradfast.record import Graph
+from gradfast.rules import rule_for
 
 # The C library maps and unmaps fresh pages for every block above this, which costs as much as a pass over it; below, blocks
 # are reused, and what waits stays near the caches.
 LARGEST_TENSOR = 32 << 20
+# Of a dense gradient, when it is formed: one use's, the sum so far, and the two of them added up; later its squares.
+DENSE_COPIES = 3
 
 
 def measure(graph: Graph, plan: Plan) -> Cost:
-    """What one sample of this graph needs. A cotangent waits from the node that makes it to the node that takes it."""
-    waiting: dict[int, int] = {}
+    """What one sample of this graph needs.
+
+    A cotangent waits from the node that makes it to the node that takes it, and where a parameter has several uses, from its use to
+    the last one of them.
+    """
+    waiting: dict[int, dict[int, int]] = {}  # by node and output
+    left, held = dict(plan.uses), dict.fromkeys(plan.uses, 0)
     fullest = largest = 0
     for node in graph.nodes:
         actions = plan.actions.get(node.order)
         if actions is None:
             continue
-        own = waiting.pop(node.order, _bytes(node.shape, node.dtypes[0].itemsize))
+        came = waiting.pop(node.order, None) or {0: _bytes(node.shape, node.dtypes[0].itemsize)}
+        own, kept = sum(came.values()), sum(held.values())
         for action, edge in zip(actions, node.edges, strict=True):
-            if action is Action.CARRY and edge is not None and edge[0].order not in waiting:
-                waiting[edge[0].order] = _bytes(edge[0].shapes[edge[1]], edge[0].dtypes[edge[1]].itemsize)
-        fullest = max(fullest, sum(waiting.values()) + own)
-        largest = max(largest, own)
-    return Cost(*(-(-n // plan.batch) for n in (_saved_bytes(graph), fullest, largest)))
+            if edge is None:
+                continue
+            target, output = edge
+            if action is Action.CARRY:
+                size = _bytes(target.shapes[output], target.dtypes[output].itemsize)
+                waiting.setdefault(target.order, {})[output] = size
+            elif action in (Action.USE, Action.DENSE):
+                for name in target.wanted:
+                    left[name] -= 1
+                    held[name] = held[name] + own if left[name] else 0
+        coming = sum(sum(outputs.values()) for outputs in waiting.values())
+        fullest = max(fullest, coming + kept + own)
+        largest = max(largest, *came.values())
+    activations, cotangents, largest = (-(-n // plan.batch) for n in (_saved_bytes(graph), fullest, largest))
+    return Cost(activations, cotangents, largest, *_dense(graph, plan))
+
+
+def _dense(graph: Graph, plan: Plan) -> tuple[int, int]:
+    """Bytes of one row's gradient where a parameter's gradient has to be formed, for the one that needs most; and rows at a time.
+
+    Told before any use is there: by operations of more than one kind (a tied table), by what is more than a view of it, or dense.
+    """
+    kinds: dict[str, set[str]] = {}
+    formed: set[str] = set()
+    for node in graph.nodes:
+        for i, action in enumerate(plan.actions.get(node.order, ())):
+            if action is Action.DENSE and plan.batch > 1:
+                continue  # those parameters are taken one sample at a time, by a plan of their own
+            if action in (Action.USE, Action.DENSE):
+                target, output = rule_for(node.name).operand(node, i)
+                for name in target.wanted - plan.unserved:
+                    kinds.setdefault(name, set()).add(node.name)
+                    if action is Action.DENSE or view_of(target, output) is None:
+                        formed.add(name)
+    most, rows = 0, 1
+    for node in graph.nodes:
+        name, elements = node.parameter or "", _bytes(node.shape, 1)
+        if name in formed or len(kinds.get(name, ())) > 1:
+            size = DENSE_COPIES * elements * max(4, node.dtypes[0].itemsize)
+            if size > most:
+                most, rows = size, dense_rows(elements)
+    return most, rows
 
 
 def _bytes(shape: tuple[int, ...], itemsize: int) -> int:
@@ -60,26 +108,41 @@ def chunk(cost: Cost, count: int, rows: int, budget: int | None, all_rows: bool)
     Raises:
         InputError: the budget does not hold a single sample with a single row.
     """
-    fit = LARGEST_TENSOR // max(1, cost.largest)
-    samples = max(1, fit // rows)
-    rows_at_a_time = rows if all_rows else max(1, min(rows, fit))
+    samples = max(1, LARGEST_TENSOR // max(1, cost.largest) // rows)
+    at_a_time = rows_at_a_time(cost, rows, budget, all_rows)
     if budget is None:
-        return samples, rows_at_a_time
-    least = cost.activations + cost.cotangents * (rows if all_rows else 1)
+        return samples, at_a_time
+    least = _bytes_of(cost, 1, rows if all_rows else 1, all_rows)
     if budget < least and count > 1:
         return 1, 1  # measured alone, a sample may yet fit
     if budget < least:
         raise InputError(
-            f"memory_budget: got {budget} bytes; wanted {least} at least, which one sample needs"
+            f"memory_budget: got {budget} bytes; wanted {least} at least, which one sample needs: the activations that it keeps "
+            f"({cost.activations} bytes) are not recomputed"
         )
-    if not all_rows:
-        rows_at_a_time = min(rows_at_a_time, (budget - cost.activations) // max(1, cost.cotangents))
-    return max(1, min(samples, budget // (cost.activations + cost.cotangents * rows))), rows_at_a_time
+    left = budget - _bytes_of(cost, 0, rows, all_rows)
+    return max(1, min(samples, left // max(1, cost.activations + cost.cotangents * rows))), at_a_time
+
+
+def rows_at_a_time(cost: Cost, rows: int, budget: int | None, all_rows: bool) -> int:
+    """Rows of one sample that go back together: one at least, whatever the budget."""
+    if all_rows:
+        return rows
+    fit = max(1, min(rows, LARGEST_TENSOR // max(1, cost.largest)))
+    while budget is not None and fit > 1 and (over := _bytes_of(cost, 1, fit, False) - budget) > 0:
+        fit = max(1, fit - max(1, over // (cost.cotangents + cost.dense)))
+    return fit
+
+
+def _bytes_of(cost: Cost, samples: int, rows: int, all_rows: bool) -> int:
+    """What so many samples and rows need together."""
+    dense = cost.dense * (rows if all_rows else min(rows, cost.dense_rows))
+    return samples * (cost.activations + cost.cotangents * rows) + dense
 
 
 def holds(cost: Cost, rows: int, budget: int | None) -> bool:
-    """Whether a single sample can have so many rows go back together."""
-    return budget is None or cost.activations + cost.cotangents * rows <= budget
+    """Whether a single sample can have so many rows, that are all looked at together, go back."""
+    return budget is None or _bytes_of(cost, 1, rows, True) <= budget
 
 
 def slices(total: int, size: int) -> Iterator[slice]:

@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from gradfast.engine.carrier import pull
+from gradfast.engine.host import release_freed_memory
 from gradfast.engine.paths import View, view_of
 from gradfast.engine.plan import Plan
 from gradfast.record import Graph, Node
 from gradfast.rules.uses import LinearUse, Use
 
-# Rows of one sample's dense gradient that are formed together: at most this many elements.
-DENSE_ELEMENTS = 1 << 25
+# Rows of one sample's dense gradient that are formed together: at most this many elements, but for a single row.
+DENSE_ELEMENTS = 1 << 22
+
+
+def dense_rows(elements: int) -> int:
+    """How many rows of one sample's gradient of a parameter of so many elements are formed together."""
+    return max(1, DENSE_ELEMENTS // max(1, elements))
 
 
 class Metric(ABC):
@@ -185,14 +191,20 @@ class Collector:
     def _from_gradients(self, name: str, entries: list[_Entry]) -> Tensor:
         step = self._rows
         if not self._metric.all_rows:
-            step = max(1, min(step, DENSE_ELEMENTS // max(1, self._shapes[name].numel())))
+            step = min(step, dense_rows(self._shapes[name].numel()))
+        if self._shapes[name].numel() > DENSE_ELEMENTS:
+            release_freed_memory()  # so much at once: what the sweep left free must not stand beside it
         samples = []
         for b in range(self._plan.batch):
             parts = []
             for start in range(0, self._rows, step):
                 rows = slice(start, start + step)
-                grads = [pull(self._graph, e.node, e.output, e.use.grad(b, rows))[name] for e in entries]
-                total = torch.stack(grads).sum(0) if len(grads) > 1 else grads[0]
+                total: Tensor | None = None
+                for e in entries:  # one at a time: each may be as large as all of the model's activations
+                    found = pull(self._graph, e.node, e.output, e.use.grad(b, rows))[name]
+                    total = found if total is None else total + found
+                    del found
+                assert total is not None
                 parts.append(
                     self._metric.of_dense(total.to(torch.promote_types(total.dtype, torch.float32)), name)
                 )

@@ -40,11 +40,16 @@ class Fusion:
 class Cost:
     """Bytes per sample: ``activations`` that the recorded forward pass keeps; of one row, all ``cotangents`` that wait at the
     fullest moment, and the ``largest`` one.
+
+    ``dense`` are bytes for each row whose gradient of a parameter without a closed form is formed, of one sample at a time; not
+    more than ``dense_rows`` are.
     """
 
     activations: int = 0
     cotangents: int = 0
     largest: int = 0
+    dense: int = 0
+    dense_rows: int = 1
 
 
 @dataclass

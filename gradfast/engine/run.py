@@ -54,12 +54,17 @@ class Engine:
         logits: list[Tensor] = []
         key = (shapes_of_samples(x), self.names, self.session.autocast, self.budget, type(self.metric))
         with self.session.borrow():
-            # Until a chunk has told what a sample costs, a few go first.
-            size, start = self.book.sizes.get(key, FIRST_CHUNK if self.budget is None else 2), 0
+            # Until a chunk has told what a sample costs, a few go first; under a budget one, then two, whose plan serves for more.
+            known = self.book.sizes.get(key)
+            size, start = known or (FIRST_CHUNK if self.budget is None else 1), 0
             while start < batch:
                 part = slice(start, start + chunks.balanced(batch - start, size))
+                if self.budget is not None and self.session.device.type == "cpu":
+                    release_freed_memory()
                 try:
                     value, z, size = self._samples(x, part, cotangents)
+                    if known is None and part.stop == 1:
+                        size = min(size, 2)
                 except RuntimeError as error:
                     if not _out_of_memory(error) or part.stop - part.start == 1:
                         raise
@@ -194,7 +199,11 @@ class Engine:
                 rows = v[:, i : i + 1]
                 got: Mapping[str, Tensor] = {}
                 if graph is not None:
-                    got = self._sweep(graph, self._plan(graph, z, 1), rows, rows.shape[0])
+                    plan = self._plan(graph, z, 1)
+                    at_a_time = chunks.rows_at_a_time(
+                        plan.cost, rows.shape[0], self.budget, self.metric.all_rows
+                    )
+                    got = self._sweep(graph, plan, rows, at_a_time)
                 for n in wanted:
                     found[n].append(got[n] if n in got else self._zero(rows, 1))
         return {n: torch.cat(values) for n, values in found.items()}

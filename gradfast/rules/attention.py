@@ -80,7 +80,9 @@ class FlashAttentionCpu(Rule):
         return [t.movedim(2, 0).unflatten(1, shape) for t in out] + [None] * (len(needs) - 3)
 
 
-@register("SoftmaxBackward0")
+@register(
+    "SoftmaxBackward0", "SafeSoftmaxBackward0"
+)  # the safe one: zeros where all is masked; of attention, decomposed
 class Softmax(UnaryRule):
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g, y = single(grads), node.tensor("result")

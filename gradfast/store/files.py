@@ -15,7 +15,7 @@ from gradfast.places import is_remote
 
 from .errors import CorruptError, StoreError
 
-__all__ = ["read_sealed", "sync_folder", "write_atomically", "write_sealed"]
+__all__ = ["entry", "read_sealed", "sync_folder", "write_atomically", "write_sealed"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -89,6 +89,20 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if seal != hashlib.sha256(_canonical(content).encode()).hexdigest():
         raise CorruptError(f"{path}: altered since it was written, its checksum differs")
     return dict(content)
+
+
+def entry(stored: Any, name: str, *kinds: type, where: object) -> Any:
+    """An entry of an object that was read from JSON; integers are not negative.
+
+    Raises:
+        CorruptError: it is not there, or of none of these types.
+    """
+    value = stored.get(name) if isinstance(stored, dict) else None
+    right = type(value) in kinds and (type(value) is not int or value >= 0)
+    if not right or not isinstance(stored, dict) or name not in stored:
+        wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise CorruptError(f"{where}: not what gradfast wrote: {name} is {value!r:.60}; wanted {wanted}")
+    return value
 
 
 def _canonical(content: dict[str, Any]) -> str:

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .block import Block
-from .errors import StoreError
+from .errors import CorruptError, StoreError
+from .files import entry
 
 __all__ = ["ROWS_PER_FILE", "SCHEMA_VERSION", "Layout", "column_of", "fitting_rows", "from_arrow"]
 
@@ -68,14 +69,26 @@ class Layout:
 
         Raises:
             StoreError: written under a newer schema than this version of gradfast knows.
+            CorruptError: not what `to_json` gave.
         """
-        if stored["schema"] > SCHEMA_VERSION:
+        schema = entry(stored, "schema", int, where=where)
+        if schema > SCHEMA_VERSION:
             raise StoreError(
-                f"{where}: written with schema {stored['schema']}; this gradfast reads up to {SCHEMA_VERSION}: upgrade it"
+                f"{where}: written with schema {schema}; this gradfast reads up to {SCHEMA_VERSION}: upgrade it"
             )
-        classes = stored["classes"]
-        classes = tuple(classes) if isinstance(classes, list) else classes
-        return cls(tuple(stored["layers"]), stored["rows"], stored["logits"], classes, stored["settings"])
+        rows, logits = (entry(stored, name, int, where=where) for name in ("rows", "logits"))
+        layers = entry(stored, "layers", list, where=where)
+        classes = entry(stored, "classes", list, str, type(None), where=where)
+        settings = entry(stored, "settings", dict, where=where)
+        if not all(isinstance(layer, str) for layer in layers) or len(set(layers)) < len(layers):
+            raise CorruptError(f"{where}: not what gradfast wrote: layers are {layers!r:.60}")
+        if isinstance(classes, list):
+            if len(classes) != rows or not all(type(c) is int for c in classes):
+                raise CorruptError(f"{where}: not what gradfast wrote: classes are {classes!r:.60}")
+            classes = tuple(classes)
+        elif classes not in (None, "per sample"):
+            raise CorruptError(f"{where}: not what gradfast wrote: classes are {classes!r:.60}")
+        return cls(tuple(layers), rows, logits, classes, settings)
 
     @cached_property
     def schema(self) -> pa.Schema:

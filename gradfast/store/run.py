@@ -26,7 +26,7 @@ from gradfast.places import is_remote
 
 from .block import Block
 from .errors import CorruptError, MismatchError, StoreError
-from .files import read_sealed, sync_folder, write_atomically, write_sealed
+from .files import entry, read_sealed, sync_folder, write_atomically, write_sealed
 from .layout import ROWS_PER_FILE, Layout, fitting_rows
 from .lock import WriterLock
 from .shard import Checksums, ShardFile, ShardRecord
@@ -58,7 +58,7 @@ class Manifest:
         except OSError as error:
             raise StoreError(_no_manifest(folder)) from error
         layout = Layout.from_json(stored, path)
-        records = [ShardRecord.from_json(shard) for shard in stored["shards"]]
+        records = [ShardRecord.from_json(shard, path) for shard in entry(stored, "shards", list, where=path)]
         for record in records:
             if Path(record.name).name != record.name or record.name in ("", ".", ".."):
                 raise CorruptError(
@@ -196,8 +196,11 @@ class Run:
     def _resume(self) -> None:
         stored = read_sealed(self._progress / "run.json")
         layout = Layout.from_json(stored, self.folder)
-        self._refuse_others(layout, stored["rows_per_file"])
-        self.layout, self.shard_batches = layout, stored["shard_batches"]
+        rows, batches = (
+            entry(stored, name, int, where=self.folder) for name in ("rows_per_file", "shard_batches")
+        )
+        self._refuse_others(layout, rows)
+        self.layout, self.shard_batches = layout, batches
         for path in self._progress.glob("part-*.json"):
             record = self._checked(path)
             if record is not None:
@@ -285,7 +288,7 @@ def read_record(path: Path) -> ShardRecord:
         CorruptError: altered, or of another file than its own shard's.
         FileNotFoundError: no such record.
     """
-    record = ShardRecord.from_json(read_sealed(path))
+    record = ShardRecord.from_json(read_sealed(path), path)
     if record.name != f"{path.stem}.parquet":
         raise CorruptError(f"{path}: names the file {record.name!r}; wanted {path.stem}.parquet")
     return record

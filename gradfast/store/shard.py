@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from gradfast.places import is_remote
 
 from .errors import CorruptError
+from .files import entry
 from .layout import from_arrow
 
 __all__ = ["Checksums", "ShardFile", "ShardRecord"]
@@ -80,10 +81,19 @@ class ShardRecord:
         }
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> ShardRecord:
-        """The inverse of `to_json`."""
-        checksums = Checksums.from_text(stored["crc32"])
-        return cls(stored["file"], stored["rows"], stored["flagged"], stored["bytes"], checksums)
+    def from_json(cls, stored: dict[str, Any], where: object = "record") -> ShardRecord:
+        """The inverse of `to_json`.
+
+        Raises:
+            CorruptError: not that.
+        """
+        name, text = (entry(stored, key, str, where=where) for key in ("file", "crc32"))
+        rows, flagged, size = (entry(stored, key, int, where=where) for key in ("rows", "flagged", "bytes"))
+        try:
+            checksums = Checksums.from_text(text)
+        except ValueError as error:
+            raise CorruptError(f"{where}: not what gradfast wrote: crc32 is {text!r:.60}") from error
+        return cls(name, rows, flagged, size, checksums)
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class ShardFile:
             with _open(self.path) as file:
                 parquet = self._open(file)
                 order = {name: i for i, name in enumerate(parquet.schema_arrow.names)}
+                if missing := [name for name in columns if name not in order]:
+                    raise CorruptError(f"{self.path}: has no column {missing[0]}")
                 self._check_columns(file, parquet.metadata, [order[name] for name in columns])
                 table = parquet.read(columns=list(columns))
         except (OSError, pa.ArrowException) as error:
@@ -138,9 +150,13 @@ class ShardFile:
         return pq.ParquetFile(file)
 
     def _check_columns(self, file: BinaryIO, metadata: pq.FileMetaData, numbers: Sequence[int]) -> None:
-        chunks = list(_chunks(metadata))
+        chunks, crcs = list(_chunks(metadata)), self.record.checksums.columns
+        if len(chunks) != len(crcs) or metadata.num_rows != self.record.rows:
+            raise CorruptError(
+                f"{self.path}: has {metadata.num_rows} rows in {len(chunks)} columns, was written with {self.record.rows} in {len(crcs)}"
+            )
         for number in numbers:
-            if _crc32(file, *chunks[number]) != self.record.checksums.columns[number]:
+            if _crc32(file, *chunks[number]) != crcs[number]:
                 name = metadata.schema.column(number).path.removesuffix(".list.element")
                 raise CorruptError(
                     f"{self.path}: column {name} was altered since it was written, the checksum differs"

@@ -149,6 +149,7 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "causal": {"is_causal": True},
     "scale": {"scale": 0.3},
     "bool-mask": {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril()},
+    "all-masked-row": {"attn_mask": torch.ones(5, 5, dtype=torch.bool).tril(-1)},
     "float-mask": {"attn_mask": torch.linspace(-1, 1, 25, dtype=torch.float64).reshape(5, 5)},
     "grouped-queries": {"enable_gqa": True},
 }

@@ -26,6 +26,24 @@ class Sample:
         return f"{self.op}-{shapes}-{str(tensors[-1].dtype).removeprefix('torch.')}"
 
 
+def fused_samples() -> list[Sample]:
+    """A call of each fused step of the backward plan, on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    statistics = [randn(16).abs()]
+    return [
+        Sample(
+            "gate_backward",
+            (randn(3, 2, 20, 16), randn(2, 20, 16), False, [randn(2, 20, 16)], *[statistics] * 3, True),
+        ),
+        Sample("conv3x3_backward", (randn(3, 2, 16, 8, 8), randn(16, 16, 3, 3), randn(2, 16, 8, 8))),
+        Sample("conv_input_grad", (randn(3, 2, 16, 4, 4), randn(16, 16, 3, 3), [2, 2], [1, 1], [8, 8])),
+    ]
+
+
 def samples(device: str = "cpu") -> list[Sample]:
     """At least two calls of every operator of the weight, bias, scale and embedding families."""
     generator = torch.Generator().manual_seed(0)

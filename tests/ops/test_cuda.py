@@ -29,3 +29,22 @@ def test_a_gpu_gives_what_the_cpu_gives(sample: Sample, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
 def test_opcheck(sample: Sample) -> None:
     torch.library.opcheck(getattr(torch.ops.gradfast, sample.op).default, on_gpu(sample).args)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
+def test_a_captured_graph_gives_the_same_again(sample: Sample) -> None:
+    call, args = getattr(torch.ops.gradfast, sample.op), on_gpu(sample).args
+    wanted = call(*args)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call(*args)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = call(*args)
+    got.fill_(-1)  # nothing ran yet
+    graph.replay()
+    torch.testing.assert_close(
+        got, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max() if wanted.numel() else 0)
+    )

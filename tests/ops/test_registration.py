@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from samples import Sample, samples
+from samples import Sample, fused_samples, samples
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gradfast import ops
 
 SAMPLES = samples()
+EVERY = [*SAMPLES, *fused_samples()]
+ONE_OF_EACH = list({sample.op: sample for sample in reversed(EVERY)}.values())
 
 
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: s.name)
+def wrapper(sample: Sample) -> Callable[..., Any]:
+    """The documented function of a sample's operator, for the operator's arguments in order."""
+    names = [argument.name for argument in getattr(torch.ops.gradfast, sample.op).default._schema.arguments]
+    return lambda *args: getattr(ops, sample.op)(**dict(zip(names, args, strict=False)))
+
+
+@pytest.mark.parametrize("sample", EVERY, ids=lambda s: s.name)
 def test_opcheck(sample: Sample) -> None:
     torch.library.opcheck(getattr(torch.ops.gradfast, sample.op).default, sample.args)
 
@@ -44,6 +56,41 @@ def test_compiles_without_a_graph_break() -> None:
     x, g = torch.randn(2, 4, 9), torch.randn(3, 2, 5, 9)
     compiled = torch.compile(norms, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, g), norms(x, g))
+
+
+@pytest.mark.parametrize("sample", EVERY, ids=lambda s: s.name)
+def test_each_operator_compiles_in_one_graph_with_what_surrounds_it(sample: Sample) -> None:
+    call = wrapper(sample)
+
+    def around(*args: Any) -> list[Tensor]:
+        scaled = tree_map_only(Tensor, lambda t: t * 2 if t.is_floating_point() else t, args)
+        return [t + 1 for t in tree_leaves(call(*scaled))]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(around, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(*sample.args), around(*sample.args))
+
+
+def test_every_operator_is_compiled_and_checked() -> None:
+    declared = {name for name in ops.__all__ if hasattr(torch.ops.gradfast, name)}
+    assert {sample.op for sample in EVERY} == declared
+
+
+# Where that happened, torch says in a warning.
+@pytest.mark.filterwarnings("ignore:Error detected in torch")
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("sample", ONE_OF_EACH, ids=lambda s: s.op)
+def test_differentiating_an_operator_is_refused(sample: Sample, compiled: bool) -> None:
+    """No operator has a derivative; none of them may pass for a constant."""
+    torch._dynamo.reset()
+    call = wrapper(sample)
+    run = torch.compile(call, fullgraph=True, backend="aot_eager") if compiled else call
+
+    def wanting(t: Tensor) -> Tensor:
+        return t.clone().requires_grad_() if t.is_floating_point() else t
+
+    with pytest.raises(RuntimeError, match=f"derivative for gradfast::{sample.op} is not implemented"):
+        sum(t.sum() for t in tree_leaves(run(*tree_map_only(Tensor, wanting, sample.args)))).backward()
 
 
 def test_exports_with_a_symbolic_batch() -> None:
