@@ -4,9 +4,10 @@
 #include <c10/core/impl/alloc_cpu.h>
 
 #include <cstddef>
-#include <cstdint>
 #include <cstring>
 #include <memory>
+
+#include "empty.h"
 
 namespace gradfast::cpu {
 
@@ -17,16 +18,17 @@ class Buffer {
     void* bytes(std::size_t bytes, bool zero = false) {
         if (bytes > size_) {
             memory_.reset();
-            memory_.reset(c10::alloc_cpu(bytes));
+            memory_.reset(std::malloc(bytes + kAlignment));
+            if (!memory_) memory_.reset(c10::alloc_cpu(bytes + kAlignment));  // which says that there is none
             size_ = bytes;
-            if (zero) std::memset(memory_.get(), 0, bytes);
+            if (zero) std::memset(aligned(memory_.get()), 0, bytes);
         }
-        return memory_.get();
+        return memory_ ? aligned(memory_.get()) : nullptr;
     }
 
   private:
     struct Free {
-        void operator()(void* p) const { c10::free_cpu(p); }
+        void operator()(void* p) const { std::free(p); }
     };
     std::unique_ptr<void, Free> memory_;
     std::size_t size_ = 0;

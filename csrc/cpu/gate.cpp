@@ -4,8 +4,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "../gate_args.h"
+#include "empty.h"
 
 namespace gradfast::cpu {
 namespace {
@@ -48,7 +47,7 @@ std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>> gate_backward(
     at::Tensor gate, other;
     if (other_in) other = other_in->contiguous();
     if (gate_in) gate = gate_in->contiguous();
-    const at::Tensor out = plain ? at::empty_like(g) : at::empty({0}, g.options());
+    const at::Tensor out = empty(plain ? g.sizes() : at::IntArrayRef{0}, g.options());
     std::vector<Norm> norms(xs.size());
     std::vector<at::Tensor> scaled;
     for (size_t k = 0; k < xs.size(); ++k) {
@@ -56,7 +55,7 @@ std::tuple<at::Tensor, at::Tensor, std::vector<at::Tensor>> gate_backward(
         norms[k] = {xs[k].contiguous(), vector(means[k]), vector(rstds[k]), {}};
         if (factors.empty()) continue;
         norms[k].factor = vector(factors[k]);
-        scaled.push_back(at::empty_like(g));
+        scaled.push_back(empty(g.sizes(), g.options()));
     }
     at::Tensor sums = at::zeros({static_cast<int64_t>(1 + xs.size()), rows, batch, channels}, accumulator);
     if (g.numel() == 0) return {out, sums, scaled};

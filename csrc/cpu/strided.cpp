@@ -3,7 +3,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 
 #include "../checks.h"
 #include "buffer.h"
+#include "empty.h"
 
 namespace gradfast::cpu {
 namespace {
@@ -142,7 +142,7 @@ at::Tensor conv_input_grad(const at::Tensor& g_in, const at::Tensor& weight, at:
                           " with stride ", stride, " and padding ", padding, " makes of ", size);
     }
 
-    const at::Tensor dx = at::empty({rows, batch, size[0], size[1], in_channels}, g_in.options());
+    const at::Tensor dx = empty({rows, batch, size[0], size[1], in_channels}, g_in.options());
     if (g_in.numel() == 0) dx.zero_();
     if (g_in.numel() == 0 || dx.numel() == 0) return dx.permute({0, 1, 4, 2, 3});
 

@@ -3,7 +3,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -13,6 +12,7 @@
 
 #include "../checks.h"
 #include "buffer.h"
+#include "empty.h"
 
 namespace gradfast::cpu {
 namespace {
@@ -126,8 +126,7 @@ std::tuple<at::Tensor, at::Tensor> conv3x3_backward(const at::Tensor& g_in, cons
         scale = scale_in->contiguous();
     }
 
-    const at::Tensor dx =
-        at::empty({need_input_grad ? rows : 0, batch, height, width, in_channels}, g.options());
+    const at::Tensor dx = empty({need_input_grad ? rows : 0, batch, height, width, in_channels}, g.options());
     const at::Tensor sq = at::zeros({batch, need_sqnorm ? rows : 0}, g.options().dtype(at::kFloat));
     if (g.numel() == 0 || in_channels == 0) {
         dx.zero_();
