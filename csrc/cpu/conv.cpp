@@ -27,6 +27,18 @@ at::Tensor conv_sqnorm(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef
     return out;
 }
 
+// <g, T(x)> = <x, T'(g)>: with a reference for its weight, a transposed convolution's adjoint is a
+// convolution of the same weight. An output padding of a stride or more leaves positions that T does not
+// read.
+at::Tensor transposed_adjoint(const ConvShape& s, const at::Tensor& g, const at::Tensor& ref,
+                              at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
+                              int64_t groups) {
+    auto y = at::convolution(g, ref, {}, stride, padding, dilation, /*transposed=*/false,
+                             std::vector<int64_t>(stride.size(), 0), groups);
+    for (int64_t i = 0; i < s.spatial_dims; ++i) y = y.narrow(2 + i, 0, s.position[3 - s.spatial_dims + i]);
+    return y;
+}
+
 at::Tensor conv_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& ref,
                     at::IntArrayRef kernel_size, at::IntArrayRef stride, at::IntArrayRef padding,
                     at::IntArrayRef dilation, int64_t groups, bool transposed, int64_t frames) {
@@ -36,6 +48,12 @@ at::Tensor conv_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& 
     check_shape("conv_dot", "ref", ref, conv_weight_shape(s));
     if (x.numel() == 0 || g.numel() == 0) return zeros_for(x, {s.samples, s.rows});
     const auto type = accumulate_dtype(x.scalar_type());
+    // One row: the adjoint's sums fall on the smaller image, and libraries convolve faster than they
+    // transpose.
+    if (transposed && s.rows == 1)
+        return output_dot(
+            transposed_adjoint(s, g[0].to(type), ref.to(type), stride, padding, dilation, groups),
+            x.unsqueeze(0), frames);
     const auto y = at::convolution(x.to(type), ref.to(type), {}, stride, padding, dilation, transposed,
                                    conv_output_padding(s), groups);
     return output_dot(y, g, frames);

@@ -199,7 +199,7 @@ def _encoder(channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in zip((channels, *_WIDTHS), _WIDTHS, strict=False):
         layers += [nn.Conv2d(before, after, _KERNEL, _STRIDE, padding=2), nn.ReLU()]
-    return nn.Sequential(*layers)
+    return _channels_last(layers)
 
 
 def _decoder(channels: int, size: tuple[int, int]) -> nn.Sequential:
@@ -210,7 +210,12 @@ def _decoder(channels: int, size: tuple[int, int]) -> nn.Sequential:
     for i in range(len(_WIDTHS)):
         layers += [_upsampler(widths[i], widths[i + 1], steps[i], steps[i + 1]), nn.ReLU()]
     layers[-1] = nn.Sigmoid()
-    return nn.Sequential(*layers)
+    return _channels_last(layers)
+
+
+def _channels_last(layers: list[nn.Module]) -> nn.Sequential:
+    """Weights in the layout that oneDNN and cuDNN are fastest in; activations follow them. Values and state dicts stay."""
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
 def _decoder_sizes(size: tuple[int, int]) -> list[tuple[int, int]]:

@@ -94,11 +94,18 @@ class GradConScorer:
         if isinstance(reference, GradConLoss):
             reference = reference.reference
         mean = reference.as_dict() if isinstance(reference, GradientReference) else dict(reference)
-        self.layers = check_reference(_parameters(model), mean)
+        parameters = _parameters(model)
+        self.layers = check_reference(parameters, mean)
         if batch_size < 1:
             raise InputError(f"batch_size: got {describe(batch_size)}; wanted at least 1")
         self.model, self.weight, self.batch_size = model, weight, batch_size
-        self.reference = {name: mean[name].detach().clone() for name in self.layers}
+        # In the weights' own layout, so that a reference from a file gives the same bits as the one it was written from.
+        self.reference = {
+            name: torch.empty_like(parameters[name], dtype=mean[name].dtype, device=mean[name].device)
+            .copy_(mean[name])
+            .detach()
+            for name in self.layers
+        }
         self._flat = _Flat(model)
         self._reference = {f"model.{name}": r for name, r in self.reference.items()}
 

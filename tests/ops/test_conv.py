@@ -96,6 +96,37 @@ def test_dot(problem: Problem) -> None:
     assert_dot_close(ops.conv_dot(x, g, ref, **options), truth.conv(x, g, **options), ref, x.dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("extent", "kernel", "stride", "padding", "dilation", "extra", "groups", "frames"),
+    [
+        ((5, 7), (4, 4), (2, 2), (1, 1), (1, 1), (0, 0), 1, 1),  # the last layer of GradCON's decoder
+        ((3, 5), (4, 3), (2, 2), (2, 0), (1, 1), (1, 1), 1, 1),
+        ((4, 3), (3, 2), (1, 2), (1, 1), (3, 4), (2, 3), 3, 2),  # output padding above the stride
+        ((1, 1), (1, 5), (3, 1), (0, 2), (1, 1), (2, 0), 2, 1),
+        ((6,), (3,), (3,), (4,), (1,), (2,), 1, 3),
+    ],
+)  # fmt: skip
+def test_dot_of_one_row_transposed(
+    dtype: torch.dtype, layout: str, extent: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...],
+    padding: tuple[int, ...], dilation: tuple[int, ...], extra: tuple[int, ...], groups: int, frames: int,
+) -> None:  # fmt: skip
+    """One row goes by the adjoint: a convolution of the cotangent, cut to the positions that were read."""
+    large = [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1 + e
+        for n, k, s, p, d, e in zip(extent, kernel, stride, padding, dilation, extra, strict=True)
+    ]
+    x = lay_out(torch.randn(2 * frames, 4 * groups, *extent).to(dtype), layout, 1)
+    g = lay_out(torch.randn(1, 2 * frames, 3 * groups, *large).to(dtype), layout, 2)
+    ref = torch.randn(4 * groups, 3, *kernel).to(dtype)
+    options = {
+        "kernel_size": list(kernel), "stride": list(stride), "padding": list(padding), "dilation": list(dilation),
+        "groups": groups, "transposed": True, "frames": frames,
+    }  # fmt: skip
+    assert_dot_close(ops.conv_dot(x, g, ref, **options), truth.conv(x, g, **options), ref, dtype)
+
+
 @settings(max_examples=60)
 @given(problems())
 def test_gram(problem: Problem) -> None:
