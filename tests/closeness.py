@@ -25,7 +25,9 @@ def assert_close(
     scale = truth.abs() if scale is None else scale.double()
     largest = scale.amax((0, 1), keepdim=True)
     scale = scale + 1e-4 * largest + noise * largest.max()
-    error = ((actual.double() - truth).abs() / scale).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    off = (actual.double() - truth).abs()
+    # 0 / 0: all layers' gradients are zero, in both.
+    error = torch.where(off == 0, 0.0, off / scale).nan_to_num(nan=torch.inf, posinf=torch.inf)
     worst = error.amax((0, 1))
     bad = [
         f"{name}: relative error {worst[i]:.2e}, ratio {(actual[..., i].sum() / truth[..., i].sum()).item():.6g}"

@@ -182,9 +182,8 @@ class Machine(RuleBasedStateMachine):
     def _ask(self, call: Callable[..., Any], x: Tensor, share: float | None) -> Any:
         """The result under a budget; None where it is refused with reason. The model is left as it was."""
         before = state_of(self.model)
-        mixes = (
-            self.model.training and len(x) > 1 and any(name == "batch-norm" for name, _ in self.model.plan)
-        )
+        # Refused for a sample alone, too: its statistics are those of its positions, but the mode is as wrong.
+        mixes = self.model.training and any(name == "batch-norm" for name, _ in self.model.plan)
         try:
             if share is None:
                 return call()

@@ -48,3 +48,13 @@ def test_random_model(api: ModuleType, model: Model, b: int, layers: str | None)
     result = api.grad_norms(model, x, layers=layers, classes=[1, 3])
     assert result.layers == truth.layers
     assert_close(result.values, truth.values, truth.layers, 1e-9)
+
+
+def test_a_model_that_gives_all_layers_no_gradient(api: ModuleType) -> None:
+    """Found by `make fuzz`: the layer works on positions that the pooling leaves out, so that all its norms are zero."""
+    model = Model([("linear-some-positions", "a")], "last").double().eval()
+    x = torch.randn(1, T, D, dtype=torch.float64)
+    truth = reference.grad_norms(model, x, layers="layers", classes=[1, 3])
+    assert not truth.values.any()
+    result = api.grad_norms(model, x, layers="layers", classes=[1, 3])
+    assert_close(result.values, truth.values, truth.layers, 1e-9)

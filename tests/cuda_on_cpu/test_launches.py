@@ -1,6 +1,7 @@
-"""Whether the operators' host code can be captured in a CUDA graph, as far as a machine without a GPU can tell.
+"""How the operators' host code launches: whether it can be captured in a CUDA graph, as far as a machine without a GPU can tell,
+and in several launches where a grid does not hold all blocks.
 
-It launches on torch's current stream, and calls only such operators of torch's as neither wait for the device nor need to know
+For a capture, it launches on torch's current stream, and calls only such operators of torch's as neither wait for the device nor need to know
 its data. That a capture succeeds is tested on a GPU (tests/ops/test_cuda.py).
 """
 
@@ -12,6 +13,7 @@ import types
 import pytest
 import torch
 from ops.samples import Sample, fused_samples, samples
+from torch.utils._pytree import tree_leaves
 
 from .build import CUDA
 
@@ -22,8 +24,8 @@ WAITS = re.compile(
 )
 # Of torch's operators: views, allocations, and single kernels whose launch depends on shapes alone.
 CAPTURABLE = {
-    "add", "add_", "alias", "as_strided", "clamp_min_", "clone", "contiguous", "copy_", "detach", "empty", "empty_like",
-    "empty_strided", "expand", "fill_", "flatten", "movedim", "mul", "narrow", "permute", "reshape", "result_type", "select",
+    "add", "add_", "alias", "arange", "as_strided", "clamp_min_", "clone", "contiguous", "copy_", "detach", "empty", "empty_like",
+    "empty_strided", "expand", "fill_", "flatten", "movedim", "mul", "narrow", "permute", "reshape", "resize_", "result_type", "select",
     "slice", "sort", "squeeze", "sum", "t", "to", "_to_copy", "transpose", "triu", "unfold", "unsqueeze", "view", "zero_", "zeros",
 }  # fmt: skip
 CUDA_OPS = [s for s in [*samples(), *fused_samples()] if s.op not in ("conv3x3_backward", "conv_input_grad")]
@@ -71,3 +73,14 @@ def test_an_operator_calls_nothing_that_waits(
     finally:
         torch.use_deterministic_algorithms(False)
     assert called <= CAPTURABLE, called - CAPTURABLE
+
+
+@pytest.mark.parametrize("sample", CUDA_OPS, ids=lambda s: s.name)
+def test_blocks_that_one_grid_does_not_hold_go_in_several_launches(
+    emulated: types.ModuleType, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = getattr(emulated, sample.op)
+    wanted = tree_leaves(call(*sample.args))
+    monkeypatch.setenv("GRADFAST_EMULATOR_MOST_BLOCKS", "3")
+    for got, whole in zip(tree_leaves(call(*sample.args)), wanted, strict=True):
+        torch.testing.assert_close(got, whole, rtol=1e-6, atol=1e-6)
