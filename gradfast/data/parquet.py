@@ -46,7 +46,12 @@ class ImageParquet(ImageSet):
         self._groups = groups
         self._ends = list(accumulate(rows for *_, rows in groups))
         names = (self._open(0).schema_arrow.metadata or {}).get(b"classes")
-        self.classes = tuple(map(str, json.loads(names))) if names else None
+        try:
+            self.classes = tuple(map(str, json.loads(names))) if names else None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"source: {self._paths[0]}: its metadata key classes is no JSON list of names: {error}"
+            ) from error
         self._held: tuple[int, list[Any], list[int]] | None = None
 
     def _open(self, f: int) -> pq.ParquetFile:
