@@ -284,12 +284,13 @@ def _tied(uses: Sequence[Use]) -> Use | None:
     """The uses of a table as such, and those as a weight, joined."""
     tables = [u for u in uses if isinstance(u, EmbeddingUse)]
     linears = [u for u in uses if isinstance(u, LinearUse) and not u.transposed]
-    if len(tables) + len(linears) < len(uses):
+    if not tables or not linears or len(tables) + len(linears) < len(uses):
         return None
-    table = tables[0].join(tables[1:]) if len(tables) > 1 else tables[0]
-    linear = linears[0].join(linears[1:]) if len(linears) > 1 else linears[0]
-    both = isinstance(table, EmbeddingUse) and isinstance(linear, LinearUse)
-    return TiedUse(table, linear) if both else None
+    table: Use | None = tables[0].join(tables[1:]) if len(tables) > 1 else tables[0]
+    linear: Use | None = linears[0].join(linears[1:]) if len(linears) > 1 else linears[0]
+    if not isinstance(table, EmbeddingUse) or not isinstance(linear, LinearUse):
+        return None
+    return TiedUse(table, linear)
 
 
 @dataclass(frozen=True)
