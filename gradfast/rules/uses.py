@@ -26,7 +26,7 @@ class Use(ABC):
 
     @abstractmethod
     def dot(self, ref: Tensor) -> Tensor:
-        """Dot products of the gradients with ``ref``, of the used tensor's shape: [B, R]."""
+        """Dot products of the gradients with ``ref``, of the used tensor's shape: [B, R]. It is rounded to the operands' dtype."""
 
     @abstractmethod
     def gram(self) -> Tensor:
@@ -53,7 +53,7 @@ class LinearUse(Use):
         return ops.linear_sqnorm(self.x, self.g)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.linear_dot(self.x, self.g, ref.t() if self.transposed else ref)
+        return ops.linear_dot(self.x, self.g, (ref.t() if self.transposed else ref).to(self.g.dtype))
 
     def gram(self) -> Tensor:
         return ops.linear_gram(self.x, self.g)
@@ -97,7 +97,7 @@ class ConvUse(Use):
         return ops.conv_sqnorm(self.x, self.g, *self._args())
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.conv_dot(self.x, self.g, ref, *self._args())
+        return ops.conv_dot(self.x, self.g, ref.to(self.g.dtype), *self._args())
 
     def gram(self) -> Tensor:
         return ops.conv_gram(self.x, self.g, *self._args())
@@ -154,7 +154,7 @@ class BiasUse(Use):
         return ops.bias_sqnorm(self.g)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.bias_dot(self.g, ref.reshape(-1))
+        return ops.bias_dot(self.g, ref.reshape(-1).to(self.g.dtype))
 
     def gram(self) -> Tensor:
         return ops.bias_gram(self.g)
@@ -190,7 +190,7 @@ class AffineUse(Use):
         return ops.affine_sqnorm(self.xhat, self.g)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.affine_dot(self.xhat, self.g, ref.reshape(-1))
+        return ops.affine_dot(self.xhat, self.g, ref.reshape(-1).to(self.g.dtype))
 
     def gram(self) -> Tensor:
         return ops.affine_gram(self.xhat, self.g)
@@ -222,7 +222,7 @@ class EmbeddingUse(Use):
         return ops.embedding_sqnorm(self.indices, self.g, self.padding_idx)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.embedding_dot(self.indices, self.g, ref, self.padding_idx)
+        return ops.embedding_dot(self.indices, self.g, ref.to(self.g.dtype), self.padding_idx)
 
     def gram(self) -> Tensor:
         return ops.embedding_gram(self.indices, self.g, self.padding_idx)
