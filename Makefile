@@ -40,7 +40,7 @@ test-all: $(EXTENSION)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 fuzz: $(EXTENSION)
-	GRADFAST_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q tests/test_random_models.py tests/test_model_machine.py
+	GRADFAST_FUZZ=$(FUZZ) $(BIN)/python -m pytest -q tests/test_random_models.py tests/test_model_machine.py $(PYTEST_ARGS)
 
 bench: $(EXTENSION) $(PEERS)
 	$(BIN)/python -m bench $(BENCH_ARGS)

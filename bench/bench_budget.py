@@ -4,8 +4,8 @@ Run as a program, not by pytest, for it takes a good hour on one core::
 
     python -m bench.bench_budget -o docs/results/memory-budget.md
 
-Random weights, as good as trained ones for memory. Finished rows are kept in a .json beside the page: a run that was
-interrupted goes on where it was.
+Random weights, as good as trained ones for memory. Finished rows are kept in a .json beside the page, with their dates: a run that was
+interrupted goes on where it was. Remove a row from the file to measure it again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
     """The measurements as Markdown."""
     m = machine.describe()
     head = [
-        "| model | contrast | batch | budget | peak added | of the budget | |",
-        "|---|---|--:|--:|--:|--:|---|",
+        "| model | contrast | batch | budget | peak added | of the budget | | measured |",
+        "|---|---|--:|--:|--:|--:|---|---|",
     ]
     rows, missed = [], 0
     for case in CASES:
@@ -125,7 +126,7 @@ def page(found: dict[str, dict[str, Any]], command: str) -> str:
                 share,
                 "" if budget is None else "holds" if holds else "**missed**",
             ]
-        rows.append("| " + " | ".join(row) + " |")
+        rows.append("| " + " | ".join([*row, r.get("date") or "earlier"]) + " |")
     text = f"""# Memory budgets
 
 `{command}`
@@ -160,7 +161,13 @@ def main() -> None:
             continue
         began = time.monotonic()
         added, error = added_bytes(partial(prepare, case), threads=1, timeout=TIMEOUT)
-        found[case.key] = {"bytes": added, "error": error, "seconds": round(time.monotonic() - began)}
+        seconds = round(time.monotonic() - began)
+        found[case.key] = {
+            "bytes": added,
+            "error": error,
+            "seconds": seconds,
+            "date": date.today().isoformat(),
+        }
         print(case.key, found[case.key], flush=True)
         store.write_text(json.dumps(found, indent=1) + "\n")
     arguments.out.write_text(page(found, f"python -m bench.bench_budget -o {arguments.out}"))

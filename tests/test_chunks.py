@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gradfast
+from gradfast import reference
 from gradfast.engine import chunks, collect
 from gradfast.engine.book import book_of
 from gradfast.engine.plan import Cost
@@ -30,13 +31,12 @@ class Attention(nn.Module):
 
 
 class Language(nn.Module):
-    """A head on the last token, whose weight is the token table or not."""
+    """A head on the last token, whose weight is the token table."""
 
-    def __init__(self, tied: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.table, self.head = nn.Embedding(50, 8), nn.Linear(8, 50, bias=False)
-        if tied:
-            self.head.weight = self.table.weight
+        self.head.weight = self.table.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.head(self.table(tokens).tanh()[:, -1])
@@ -57,12 +57,32 @@ def test_the_cotangents_of_queries_keys_and_values_are_all_counted() -> None:
     assert cost.largest == 3 * tensor  # of the projection's output
 
 
+class Mixed(nn.Module):
+    """A weight that is used by operations of two kinds that do not join."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.body, self.head, self.again = nn.Linear(8, 8), nn.Linear(8, 3), again
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x).tanh()
+        return self.head((y * self.body.weight if self.again else y).mean(1))
+
+
 @pytest.mark.parametrize("samples", [1, 3])
-def test_the_gradient_of_a_tied_table_is_counted(samples: int) -> None:
-    x = torch.randint(50, (samples, 6))
-    tied, apart = cost_of(Language(True), x), cost_of(Language(False), x)
-    assert (tied.dense, tied.dense_rows) == (3 * 50 * 8 * FLOAT, collect.DENSE_ELEMENTS // (50 * 8))
-    assert apart.dense == 0
+def test_the_gradient_of_a_weight_that_is_used_in_two_ways_is_counted(samples: int) -> None:
+    x = torch.randn(samples, 8, 8)
+    twice, once = cost_of(Mixed(True), x), cost_of(Mixed(False), x)
+    assert (twice.dense, twice.dense_rows) == (3 * 8 * 8 * FLOAT, collect.DENSE_ELEMENTS // 64)
+    assert once.dense == 0
+
+
+def test_the_gradient_of_a_tied_table_is_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def formed(*_: Any) -> None:
+        raise AssertionError("formed")
+
+    monkeypatch.setattr(collect.Collector, "_from_gradients", formed)
+    assert cost_of(Language(), torch.randint(50, (3, 6))).dense == 0
 
 
 def test_a_weight_made_from_others_is_counted_too() -> None:
@@ -144,3 +164,18 @@ def test_what_one_sample_needs_is_said() -> None:
         InputError, match=rf"activations that it keeps \({cost.activations} bytes\) are not recomputed"
     ):
         gradfast.grad_norms(model, x, memory_budget=cost.activations)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_tied_table_is_not_formed_where_its_weight_is_cast_either(
+    dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def formed(*_: Any) -> None:
+        raise AssertionError("formed")
+
+    torch.manual_seed(0)
+    model, x = Language(), torch.randint(50, (3, 6))
+    monkeypatch.setattr(collect.Collector, "_from_gradients", formed)
+    found = gradfast.grad_norms(model, x, classes=[1, 2], dtype=dtype).values
+    truth = reference.grad_norms(model.double(), x, classes=[1, 2]).values
+    torch.testing.assert_close(found.double(), truth, rtol=1e-5 if dtype is None else 3e-2, atol=1e-6)

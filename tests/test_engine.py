@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import gradfast
+from gradfast import reference
 from gradfast.engine.book import book_of
 from gradfast.engine.session import Session
 from gradfast.errors import ModelError
@@ -83,6 +84,26 @@ class Reentrant(nn.Module):
 def test_reentrant_checkpoints_are_refused_not_taken_for_unused() -> None:
     with pytest.raises(ModelError, match="use_reentrant=False"):
         gradfast.grad_norms(Reentrant(), torch.randn(3, 5))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 5), nn.Tanh())
+        self.head = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + checkpoint(self.body, x, use_reentrant=False))
+
+
+def test_blocks_that_are_recomputed_give_the_same_numbers() -> None:
+    model, x = Checkpointed().double(), torch.randn(3, 5, dtype=torch.float64)
+    runs = []
+    model.body.register_forward_pre_hook(lambda *_: runs.append(1))
+    found = gradfast.grad_norms(model, x)
+    assert len(runs) > 1
+    assert not found.fallback
+    torch.testing.assert_close(found.values, reference.grad_norms(model, x).values)
 
 
 class Permuted(nn.Module):

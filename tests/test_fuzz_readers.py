@@ -9,7 +9,7 @@ import pytest
 
 from tests.fuzz import readers
 
-KEPT = sorted((Path(__file__).parent / "fuzz" / "kept").glob("[a-z]*"))
+KEPT = sorted((Path(__file__).parent / "fuzz" / "kept").iterdir())
 MUTATIONS = 150
 SPLICES = (b"\x00" * 4, b"\xff" * 4, b"\xff" * 8, b"-1", b"null", b"[]", b"{}", b'""', b"1e400", b"../x")
 

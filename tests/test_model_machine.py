@@ -183,7 +183,8 @@ class Machine(RuleBasedStateMachine):
         """The result under a budget; None where it is refused with reason. The model is left as it was."""
         before = state_of(self.model)
         # Refused for a sample alone, too: its statistics are those of its positions, but the mode is as wrong.
-        mixes = self.model.training and any(name == "batch-norm" for name, _ in self.model.plan)
+        # So is one that the model holds and no longer uses, which cannot be told from without.
+        mixes = self.model.training and any(isinstance(m, nn.BatchNorm1d) for m in self.model.modules())
         try:
             if share is None:
                 return call()

@@ -168,6 +168,26 @@ def test_sure_predictions_keep_their_digits(api: ModuleType) -> None:
     assert_close(result.values[:, :1], predicted, truth.layers, 1e-4)
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gpt-tied"])
+def test_dots_and_cosines_of_16_bit_operands(name: str, api: ModuleType) -> None:
+    """The given gradients are float32, as the parameters are; autocast's operands are not."""
+    if not hasattr(api, "grad_cosines"):
+        pytest.skip("the reference has no cosines")
+    model, x = NETWORKS[name].build(torch.float32)
+    some = {n: g.float() for n, g in some_gradients(model).items()}
+    options: dict[str, Any] = {"classes": [1, 3], "dtype": torch.bfloat16}
+    norms = reference.grad_norms(model, x, classes=[1, 3]).values.sqrt()
+    lengths = torch.stack([some[n].norm() for n, _ in model.named_parameters()])
+    truth = reference.grad_dots(model, x, some, classes=[1, 3]).values
+    scale = norms * lengths
+    kept = scale > 1e-3 * scale.max()
+    near = 0.05
+    dots = api.grad_dots(model, x, some, **options).values
+    assert ((dots - truth).abs() <= near * scale.clamp(min=1e-3 * float(scale.max()))).all()
+    cosines = api.grad_cosines(model, x, some, **options).values
+    assert ((cosines - truth / scale).abs()[kept] <= near).all()
+
+
 # Chunks
 def least_budget(function: Callable[..., object], model: nn.Module, x: Inputs) -> int:
     """The bytes that one sample and one row need, as the error of a budget of one byte says."""

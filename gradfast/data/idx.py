@@ -89,4 +89,7 @@ def _read(path: Path, dimensions: int) -> npt.NDArray[Any]:
         raise InputError(
             f"source: {path} has {len(data) - head:,} bytes for {list(shape)}; it is truncated or damaged"
         )
-    return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+    try:
+        return np.frombuffer(data, np.uint8, offset=head).reshape(shape)
+    except ValueError as error:  # no bytes, and sizes whose product without the zero NumPy cannot hold
+        raise InputError(f"source: {path} is damaged, its sizes are {list(shape)}") from error

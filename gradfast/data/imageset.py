@@ -69,6 +69,8 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
     def conversions(self) -> str:
         """What the preprocessing changes in the channels and the size of the first image, in words; "" for nothing."""
+        if not len(self):
+            return ""
         try:
             return conversions(self._read(0)[0], self.preprocess)
         except InputError:  # told, with the place, when the image is asked for

@@ -46,7 +46,12 @@ class ImageParquet(ImageSet):
         self._groups = groups
         self._ends = list(accumulate(rows for *_, rows in groups))
         names = (self._open(0).schema_arrow.metadata or {}).get(b"classes")
-        self.classes = tuple(map(str, json.loads(names))) if names else None
+        try:
+            self.classes = tuple(map(str, json.loads(names))) if names else None
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InputError(
+                f"source: {self._paths[0]}: its metadata key classes is no JSON list of names: {error}"
+            ) from error
         self._held: tuple[int, list[Any], list[int]] | None = None
 
     def _open(self, f: int) -> pq.ParquetFile:
@@ -54,7 +59,7 @@ class ImageParquet(ImageSet):
             path = self._paths[f]
             file = path.open("rb") if is_remote(path) else path
             return pq.ParquetFile(file, page_checksum_verification=True)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: names that are no UTF-8
             raise InputError(f"source: {self._paths[f]} cannot be read as Parquet: {error}") from error
 
     def _check_columns(self, file: Path, schema: pa.Schema) -> None:
@@ -89,7 +94,7 @@ class ImageParquet(ImageSet):
             columns = [self._image] if self._label is None else [self._image, self._label]
             try:
                 table = self._open(f).read_row_group(g, columns=columns)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: names that are no UTF-8
                 raise ImageError(f"{self._paths[f]}: row group {g} cannot be read: {error}") from error
             images = table[self._image].combine_chunks()
             labels = table[self._label].fill_null(-1).to_pylist() if self._label else [-1] * len(images)

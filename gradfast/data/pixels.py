@@ -98,4 +98,9 @@ class NpzImages(PixelImages):
             raise
         except Exception as error:  # zipfile, zlib and NumPy's header parser have no common base
             raise InputError(f"source: {path} cannot be read as .npz: {error}") from error
+        for name, member in ((x_name, pixels), (y_name, targets)):
+            if member is not None and not isinstance(
+                member, np.ndarray
+            ):  # NumPy hands out other files' bytes
+                raise InputError(f"source: {path}: {name} is no NumPy array")
         super().__init__(pixels, targets, preprocess, limit, name=f"{path}:{x_name}")

@@ -18,6 +18,7 @@ from gradfast.rules import rule_for
 LARGEST_TENSOR = 32 << 20
 # Of a dense gradient, when it is formed: one use's, the sum so far, and the two of them added up; later its squares.
 DENSE_COPIES = 3
+TABLE_OR_WEIGHT = ("EmbeddingBackward0", "MmBackward0", "AddmmBackward0")
 
 
 def measure(graph: Graph, plan: Plan) -> Cost:
@@ -56,7 +57,8 @@ def measure(graph: Graph, plan: Plan) -> Cost:
 def _dense(graph: Graph, plan: Plan) -> tuple[int, int]:
     """Bytes of one row's gradient where a parameter's gradient has to be formed, for the one that needs most; and rows at a time.
 
-    Told before any use is there: by operations of more than one kind (a tied table), by what is more than a view of it, or dense.
+    Told before any use is there: by operations of more than one kind, by what is more than a view of it, or dense. A table that is
+    also a linear layer's weight has a closed form (`TiedUse`).
     """
     kinds: dict[str, set[str]] = {}
     formed: set[str] = set()
@@ -67,7 +69,7 @@ def _dense(graph: Graph, plan: Plan) -> tuple[int, int]:
             if action in (Action.USE, Action.DENSE):
                 target, output = rule_for(node.name).operand(node, i)
                 for name in target.wanted - plan.unserved:
-                    kinds.setdefault(name, set()).add(node.name)
+                    kinds.setdefault(name, set()).add("linear" if node.name in TABLE_OR_WEIGHT else node.name)
                     if action is Action.DENSE or view_of(target, output) is None:
                         formed.add(name)
     most, rows = 0, 1
@@ -130,7 +132,7 @@ def rows_at_a_time(cost: Cost, rows: int, budget: int | None, all_rows: bool) ->
         return rows
     fit = max(1, min(rows, LARGEST_TENSOR // max(1, cost.largest)))
     while budget is not None and fit > 1 and (over := _bytes_of(cost, 1, fit, False) - budget) > 0:
-        fit = max(1, fit - max(1, over // (cost.cotangents + cost.dense)))
+        fit = max(1, fit - max(1, over // max(1, cost.cotangents + cost.dense)))
     return fit
 
 

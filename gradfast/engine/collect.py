@@ -1,8 +1,8 @@
 """From a parameter's uses to its numbers: squared norms, dot products with a reference, or Gram matrices across rows.
 
 One use has a kernel of its own. Several uses of the same elements are joined along the positions, since the norm of a sum is
-not the sum of norms; uses of different elements add up. Where neither holds (a weight made from other parameters, a table
-used both as an embedding and as an output layer) each sample's gradient is formed alone, a few rows at a time.
+not the sum of norms, and a table that is a weight, too, by the inner product of both; uses of different elements add up. Where none
+of these holds (a weight made from other parameters) each sample's gradient is formed alone, a few rows at a time.
 """
 
 from __future__ import annotations

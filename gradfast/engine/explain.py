@@ -28,6 +28,7 @@ from gradfast.rules.uses import (
     ExpertsUse,
     LinearUse,
     ReshapedUse,
+    TiedUse,
     Use,
 )
 
@@ -206,7 +207,12 @@ def form_of(use: Use) -> str:
         return form_of(_first_expert(use))
     if isinstance(use, ReshapedUse):
         return form_of(use.use)
-    names: dict[type[Use], str] = {BiasUse: "sum", AffineUse: "affine", EmbeddingUse: "tokens"}
+    names: dict[type[Use], str] = {
+        BiasUse: "sum",
+        AffineUse: "affine",
+        EmbeddingUse: "tokens",
+        TiedUse: "tied",
+    }
     return names.get(type(use), "dense")
 
 
@@ -285,6 +291,9 @@ def flops_of(use: Use, form: str | None = None) -> float:
         return flops_of(_first_expert(use), form) * use.x.shape[0]
     if isinstance(use, ReshapedUse):
         return flops_of(use.use, form)
+    if isinstance(use, TiedUse):
+        products = use.table.g.numel() * use.linear.x.shape[1]
+        return flops_of(use.table) + flops_of(use.linear) + 2.0 * products
     return 2.0 * use.g.numel() if isinstance(use, AffineUse) else float(_cotangent(use).numel())
 
 
@@ -308,6 +317,8 @@ def _bytes(use: Use) -> float:
 def _operands(use: Use) -> list[Tensor]:
     if isinstance(use, ReshapedUse):
         return _operands(use.use)
+    if isinstance(use, TiedUse):
+        return _operands(use.table) + _operands(use.linear)
     return [t for name, t in vars(use).items() if isinstance(t, Tensor) and name != "known_sqnorm"]
 
 

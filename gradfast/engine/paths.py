@@ -45,6 +45,8 @@ class View:
             if node.name in _PERMUTED:
                 steps.append(("permute", *permutation(node)))
             elif node.name in _SAME_ORDER:
+                if node.edges[0] is not None and node.edges[0][0].shapes[node.edges[0][1]] == node.shape:
+                    continue  # a copy, or a cast
                 if steps and steps[-1][0] == "view":
                     steps.pop()
                 steps.append(("view", *node.shape))

@@ -7,7 +7,7 @@ is never formed for a batch. ``grad`` forms it for one sample, for the cases tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ class Use(ABC):
 
     @abstractmethod
     def dot(self, ref: Tensor) -> Tensor:
-        """Dot products of the gradients with ``ref``, of the used tensor's shape: [B, R]."""
+        """Dot products of the gradients with ``ref``, of the used tensor's shape: [B, R]. It is rounded to the operands' dtype."""
 
     @abstractmethod
     def gram(self) -> Tensor:
@@ -53,7 +53,7 @@ class LinearUse(Use):
         return ops.linear_sqnorm(self.x, self.g)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.linear_dot(self.x, self.g, ref.t() if self.transposed else ref)
+        return ops.linear_dot(self.x, self.g, (ref.t() if self.transposed else ref).to(self.g.dtype))
 
     def gram(self) -> Tensor:
         return ops.linear_gram(self.x, self.g)
@@ -64,6 +64,8 @@ class LinearUse(Use):
 
     def join(self, others: Sequence[Use]) -> Use | None:
         uses = [self, *others]
+        if any(isinstance(u, EmbeddingUse) for u in others):
+            return _tied(uses)
         if not all(isinstance(u, LinearUse) and u.transposed == self.transposed for u in uses):
             return None
         xs, gs = zip(*((u.x, u.g) for u in uses if isinstance(u, LinearUse)), strict=True)
@@ -95,7 +97,7 @@ class ConvUse(Use):
         return ops.conv_sqnorm(self.x, self.g, *self._args())
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.conv_dot(self.x, self.g, ref, *self._args())
+        return ops.conv_dot(self.x, self.g, ref.to(self.g.dtype), *self._args())
 
     def gram(self) -> Tensor:
         return ops.conv_gram(self.x, self.g, *self._args())
@@ -152,7 +154,7 @@ class BiasUse(Use):
         return ops.bias_sqnorm(self.g)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.bias_dot(self.g, ref.reshape(-1))
+        return ops.bias_dot(self.g, ref.reshape(-1).to(self.g.dtype))
 
     def gram(self) -> Tensor:
         return ops.bias_gram(self.g)
@@ -188,7 +190,7 @@ class AffineUse(Use):
         return ops.affine_sqnorm(self.xhat, self.g)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.affine_dot(self.xhat, self.g, ref.reshape(-1))
+        return ops.affine_dot(self.xhat, self.g, ref.reshape(-1).to(self.g.dtype))
 
     def gram(self) -> Tensor:
         return ops.affine_gram(self.xhat, self.g)
@@ -220,7 +222,7 @@ class EmbeddingUse(Use):
         return ops.embedding_sqnorm(self.indices, self.g, self.padding_idx)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.embedding_dot(self.indices, self.g, ref, self.padding_idx)
+        return ops.embedding_dot(self.indices, self.g, ref.to(self.g.dtype), self.padding_idx)
 
     def gram(self) -> Tensor:
         return ops.embedding_gram(self.indices, self.g, self.padding_idx)
@@ -232,6 +234,8 @@ class EmbeddingUse(Use):
         return g.new_zeros((g.shape[0], *self.shape)).index_add_(1, indices[used], g)
 
     def join(self, others: Sequence[Use]) -> Use | None:
+        if any(isinstance(u, LinearUse) for u in others):
+            return _tied([self, *others])
         uses = [
             u for u in (self, *others) if isinstance(u, EmbeddingUse) and u.padding_idx == self.padding_idx
         ]
@@ -240,6 +244,53 @@ class EmbeddingUse(Use):
         return replace(
             self, indices=torch.cat([u.indices for u in uses], 1), g=torch.cat([u.g for u in uses], 2)
         )
+
+
+@dataclass(frozen=True)
+class TiedUse(Use):
+    """A table [V, D] in which tokens are looked up, and that is a linear layer's weight, too.
+
+    With e_t the cotangent at a position that holds token v_t, and l_s that of the layer's output for the input x_s, the two gradients'
+    inner product is the sum over all s and t of <e_t, x_s> l_s[v_t]: neither gradient is formed.
+    """
+
+    table: EmbeddingUse
+    linear: LinearUse
+
+    def sqnorm(self) -> Tensor:
+        across = torch.stack([(a * b).sum((1, 2)) for a, b in self._factors()])
+        return (self.table.sqnorm() + self.linear.sqnorm() + 2 * across).clamp_min(0)
+
+    def dot(self, ref: Tensor) -> Tensor:
+        return self.table.dot(ref) + self.linear.dot(ref)
+
+    def gram(self) -> Tensor:
+        across = torch.stack([a.flatten(1) @ b.flatten(1).t() for a, b in self._factors()])
+        return self.table.gram() + self.linear.gram() + across + across.transpose(1, 2)
+
+    def grad(self, sample: int, rows: slice) -> Tensor:
+        return self.table.grad(sample, rows) + self.linear.grad(sample, rows)
+
+    def _factors(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each sample <e_t, x_s> and l_s[v_t], both [R, T, S]."""
+        for b, tokens in enumerate(self.table.indices):
+            e = _accumulate(self.table.g[:, b])
+            e = e.masked_fill((tokens == self.table.padding_idx)[:, None], 0)
+            picked = self.linear.g[:, b].index_select(2, tokens)  # [R, S, T]
+            yield e @ _accumulate(self.linear.x[b]).t(), _accumulate(picked).transpose(1, 2)
+
+
+def _tied(uses: Sequence[Use]) -> Use | None:
+    """The uses of a table as such, and those as a weight, joined."""
+    tables = [u for u in uses if isinstance(u, EmbeddingUse)]
+    linears = [u for u in uses if isinstance(u, LinearUse) and not u.transposed]
+    if not tables or not linears or len(tables) + len(linears) < len(uses):
+        return None
+    table: Use | None = tables[0].join(tables[1:]) if len(tables) > 1 else tables[0]
+    linear: Use | None = linears[0].join(linears[1:]) if len(linears) > 1 else linears[0]
+    if not isinstance(table, EmbeddingUse) or not isinstance(linear, LinearUse):
+        return None
+    return TiedUse(table, linear)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         seal = content.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CorruptError(f"{path}: not what gradfast wrote: {error}") from error
     if seal != hashlib.sha256(_canonical(content).encode()).hexdigest():
         raise CorruptError(f"{path}: altered since it was written, its checksum differs")

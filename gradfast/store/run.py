@@ -64,7 +64,9 @@ class Manifest:
                 raise CorruptError(
                     f"{path}: names the file {record.name!r}; wanted files of this directory only"
                 )
-        return cls(layout, tuple(ShardFile(folder / record.name, record) for record in records))
+        return cls(
+            layout, tuple(ShardFile(folder / record.name, record, layout.schema) for record in records)
+        )
 
 
 def _no_manifest(folder: Path) -> str:

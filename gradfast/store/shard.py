@@ -102,6 +102,7 @@ class ShardFile:
 
     path: Path
     record: ShardRecord
+    schema: pa.Schema | None = None  # what its columns should be, where that is known
 
     def __len__(self) -> int:
         return self.record.rows
@@ -118,9 +119,15 @@ class ShardFile:
                 order = {name: i for i, name in enumerate(parquet.schema_arrow.names)}
                 if missing := [name for name in columns if name not in order]:
                     raise CorruptError(f"{self.path}: has no column {missing[0]}")
+                for name in columns:
+                    found = parquet.schema_arrow.field(order[name]).type
+                    if self.schema is not None and found != self.schema.field(name).type:
+                        raise CorruptError(
+                            f"{self.path}: column {name} is of type {found}; wanted {self.schema.field(name).type}"
+                        )
                 self._check_columns(file, parquet.metadata, [order[name] for name in columns])
                 table = parquet.read(columns=list(columns))
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise CorruptError(f"{self.path}: cannot be read: {error}") from error
         return {name: from_arrow(table[name]) for name in columns}
 
@@ -134,7 +141,7 @@ class ShardFile:
             with _open(self.path) as file:
                 metadata = self._open(file).metadata
                 self._check_columns(file, metadata, range(metadata.num_columns))
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise CorruptError(f"{self.path}: cannot be read: {error}") from error
 
     def _open(self, file: BinaryIO) -> pq.ParquetFile:

@@ -25,7 +25,7 @@ WAITS = re.compile(
 # Of torch's operators: views, allocations, and single kernels whose launch depends on shapes alone.
 CAPTURABLE = {
     "add", "add_", "alias", "arange", "as_strided", "clamp_min_", "clone", "contiguous", "copy_", "detach", "empty", "empty_like",
-    "empty_strided", "expand", "fill_", "flatten", "movedim", "mul", "narrow", "permute", "reshape", "resize_", "result_type", "select",
+    "empty_strided", "expand", "fill_", "flatten", "movedim", "mul", "narrow", "permute", "reshape", "resize_", "result_type", "select", "set_",
     "slice", "sort", "squeeze", "sum", "t", "to", "_to_copy", "transpose", "triu", "unfold", "unsqueeze", "view", "zero_", "zeros",
 }  # fmt: skip
 CUDA_OPS = [s for s in [*samples(), *fused_samples()] if s.op not in ("conv3x3_backward", "conv_input_grad")]

@@ -3,7 +3,7 @@
     python -m tests.fuzz idx build/fuzz/idx -max_total_time=60 -rss_limit_mb=3000
 
 The second argument is the folder of the corpus, which the target's seeds start; what follows is libFuzzer's. An input that breaks a
-reader is left in build/fuzz as crash-*: mend the reader, and keep the input in tests/fuzz/kept as TARGET-NAME.
+reader is left beside it as TARGET-crash-*: mend the reader, and keep the input in tests/fuzz/kept.
 """
 
 from __future__ import annotations

@@ -9,9 +9,11 @@ import gzip
 import hashlib
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,21 +85,20 @@ def _parquet(struct: bool) -> bytes:
     return file.getvalue()
 
 
-def _features(folder: Path) -> Features:
+def _save_features(folder: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
     features = Features.from_arrays(
         values, layers=["a", "b"], labels=[0, 1, 2], logits=np.eye(3), classes=[4, 5]
     )
     features.save(folder)
-    return features
 
 
+@cache
 def _directory() -> dict[str, bytes]:
-    import tempfile
-
+    """The files of a small directory of features."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "features"
-        _features(folder)
+        _save_features(folder)
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
