@@ -15,12 +15,14 @@ from typer.testing import CliRunner
 
 from gradfast.cli.app import app
 from gradfast.errors import InputError
-from gradfast.gradcon.study.baselines import run_baseline
+from gradfast.gradcon.study.baselines import PADIM, run_baseline
 from gradfast.gradcon.study.cells import Cell, make_model, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
 from gradfast.gradcon.study.data import ClassImages, OneClass, digits, from_spec, split_off
+from gradfast.gradcon.study.padim import PatchGaussian
 from gradfast.gradcon.study.run import PROFILES, collect, run, write
 from gradfast.gradcon.study.tables import PAPER, class_table, summarise
+from gradfast.models.cifar_resnet import resnet20
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,47 @@ def test_the_papers_averages_are_those_of_its_classes() -> None:
 def test_baseline_tells_dark_from_bright(tiny: OneClass, tmp_path: Path) -> None:
     found = run_baseline(Cell("tiny", 0, "isolation forest", 0), tiny, tmp_path)
     assert found["last"]["on pixels"] > 0.9
+
+
+def test_patch_gaussian_is_the_largest_mahalanobis_distance_over_positions() -> None:
+    torch.manual_seed(0)
+    network = resnet20()
+    images = torch.randint(0, 256, (9, 1, 28, 28)).byte()
+    normal, other = images[:7], images[7:]
+    found = PatchGaussian(network, normal, dimensions=5, seed=3, batch_size=3)(other)
+
+    def features(x: torch.Tensor) -> np.ndarray:
+        x = (x.float() / 255).expand(-1, 3, -1, -1)
+        with torch.no_grad():
+            first = network.layer1(torch.relu(network.bn1(network.conv1(x))))
+            second = network.layer2(first)
+            third = network.layer3(second)
+        kept = torch.randperm(112, generator=torch.Generator().manual_seed(3))[:5]
+        parts = [
+            torch.nn.functional.avg_pool2d(first, 2),
+            second,
+            third.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        ]
+        return torch.cat(parts, 1)[:, kept].flatten(2).double().numpy()
+
+    a, b = features(normal), features(other)
+    wanted = np.zeros((2, a.shape[2]))
+    for position in range(a.shape[2]):
+        precision = np.linalg.inv(np.cov(a[:, :, position].T) + 0.01 * np.eye(5))
+        off = b[:, :, position] - a[:, :, position].mean(0)
+        wanted[:, position] = np.sqrt(np.einsum("ni,ij,nj->n", off, precision, off))
+    np.testing.assert_allclose(found, wanted.max(1), rtol=1e-6)
+
+
+def test_patch_gaussian_says_what_it_wants(tiny: OneClass, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no layer1, layer2, layer3"):
+        PatchGaussian(torch.nn.Linear(2, 2), tiny.train.images)
+    with pytest.raises(InputError, match="got 1 images"):
+        PatchGaussian(resnet20(), tiny.train.images[:1])
+    with pytest.raises(InputError, match="wanted a network for PaDiM-like"):
+        run_baseline(Cell("tiny", 0, PADIM, 0), tiny, tmp_path)
+    found = run_baseline(Cell("tiny", 0, PADIM, 0), tiny, tmp_path, features=resnet20())
+    assert found["last"]["on features"] > 0.9  # dark from bright
 
 
 @pytest.mark.slow

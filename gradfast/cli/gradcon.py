@@ -165,6 +165,13 @@ def study(
         list[str] | None, typer.Option(help="CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
     ] = None,
     label: Annotated[list[int] | None, typer.Option(help="Only this normal class; may be repeated.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="A ResNet for a PaDiM-like row, as gradfast extract takes models; not one trained on DATA's classes."
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of FEATURES.")] = None,
 ) -> None:
     """The tutorial's table: every class in turn is the normal one. Started again, it goes on where it was."""
     import shlex
@@ -177,6 +184,7 @@ def study(
     from gradfast.errors import InputError
     from gradfast.gradcon.study.cells import MODELS
     from gradfast.gradcon.study.run import PROFILES, run, write
+    from gradfast.models import load_model
 
     chosen = PROFILES[profile.value]
     chosen = replace(
@@ -192,9 +200,11 @@ def study(
         raise InputError(f"--model: got {', '.join(unknown)}; wanted {', '.join(MODELS)}")
     images = _load(data, test, channels, name, (work or out / "work") / "cache")
     console = Console(stderr=True)
+    network = load_model(features, weights) if features is not None else None
     results = run(
-        images, chosen, work or out / "work", label or None, lambda line: console.print(line, highlight=False)
-    )
+        images, chosen, work or out / "work", label or None,
+        lambda line: console.print(line, highlight=False), network,
+    )  # fmt: skip
     command = shlex.join(["gradfast", *sys.argv[1:]])
     written = write(images, results, work or out / "work", out, command)
     Console().print(Markdown(written[0].read_text()))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from gradfast.errors import InputError
-from gradfast.gradcon.study.baselines import BASELINES, run_baseline
+from gradfast.gradcon.study.baselines import BASELINES, PADIM, run_baseline
 from gradfast.gradcon.study.cells import MODELS, Cell, cells, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
 from gradfast.gradcon.study.data import OneClass
@@ -53,8 +55,12 @@ def run(
     directory: Path,
     labels: Sequence[int] | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    features: nn.Module | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs every cell that is not there yet and returns all results; an interrupted study goes on where it was."""
+    """Runs every cell that is not there yet and returns all results; an interrupted study goes on where it was.
+
+    ``features``: a network for one baseline more, `PADIM`.
+    """
     labels = list(range(len(data.classes))) if labels is None else list(labels)
     key = _key(data)
     results = []
@@ -64,8 +70,9 @@ def run(
         )
         results.append(found)
         tell(_line(cell, data, found))
-    for cell in cells(key, profile.baselines, labels, profile.seeds):
-        found = run_baseline(cell, data, directory, limit=profile.limit)
+    baselines = (*profile.baselines, *((PADIM,) if features is not None else ()))
+    for cell in cells(key, baselines, labels, profile.seeds):
+        found = run_baseline(cell, data, directory, limit=profile.limit, features=features)
         results.append(found)
         tell(_line(cell, data, found))
     if profile.conditions and data.train.images.shape[1] == 3:
