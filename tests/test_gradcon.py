@@ -440,3 +440,41 @@ class TestBadInput:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             GradConScorer(model, _random_reference(model))(images(3))
+
+
+@pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
+def test_contributions_add_up_to_the_score(build: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build(2)
+    criterion = GradConLoss(model)
+    criterion(images(4, 2)).total.backward()
+    scorer = GradConScorer(model, criterion)
+    x = images(3, 2, seed=1)
+    shares = scorer.contributions(x)
+    assert shares.shape == x.shape
+    assert model.training
+    np.testing.assert_allclose(shares.sum((1, 2, 3)), scorer(x).gradient, atol=1e-5)
+
+
+def test_contributions_are_those_of_each_pixels_own_error() -> None:
+    torch.manual_seed(0)
+    model = Small().double()
+    weights = {name: p for name, p in model.named_parameters() if name in ("dec.0.weight", "dec.2.weight")}
+    reference = {name: torch.randn_like(p) for name, p in weights.items()}
+    x = torch.rand(2, 3, 4, dtype=torch.float64)
+    shares = GradConScorer(model, reference).contributions(x)
+    for b in range(2):
+        errors = (model(x[b : b + 1]) - x[b : b + 1]).square().flatten()
+        whole = torch.autograd.grad(errors.sum(), list(weights.values()), retain_graph=True)
+        for pixel in range(12):
+            own = torch.autograd.grad(errors[pixel], list(weights.values()), retain_graph=True)
+            cosines = [
+                (g * r).sum() / r.norm() / w.norm()
+                for g, r, w in zip(own, reference.values(), whole, strict=True)
+            ]
+            torch.testing.assert_close(shares[b].flatten()[pixel], -torch.stack(cosines).mean())
+
+
+def test_contributions_without_a_direction_are_zero(model: ConvAutoencoder) -> None:
+    reference = {name: torch.zeros_like(p) for name, p in decoder_weights(model).items()}
+    assert not GradConScorer(model, reference).contributions(images(2)).any()

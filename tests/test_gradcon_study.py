@@ -210,7 +210,14 @@ def test_command_line(tmp_path: Path) -> None:
     trained = runner.invoke(app, arguments)
     assert trained.exit_code == 0, trained.output
     assert "AUROC on 36 normal" in trained.output
-    for name in ("last.safetensors", "reconstructions.png", "histograms.svg", "roc.svg", "training.svg"):
+    for name in (
+        "last.safetensors",
+        "reconstructions.png",
+        "heatmap.png",
+        "histograms.svg",
+        "roc.svg",
+        "training.svg",
+    ):
         assert (tmp_path / "t" / name).stat().st_size > 0
     scored = runner.invoke(
         app,

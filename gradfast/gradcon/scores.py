@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call, jvp
 
 import gradfast.norms
 from gradfast.errors import InputError, describe
@@ -148,6 +149,49 @@ class GradConScorer:
                 for name, g in zip(self.layers, found, strict=True):
                     mean[name] += g
         return GradConScorer(self.model, mean, weight=self.weight, batch_size=self.batch_size)
+
+    def contributions(self, x: Tensor) -> Tensor:
+        """Where the gradient score comes from: each pixel's share of it, [B, C, H, W]; their sum is the score.
+
+        An image's gradient is a sum over the pixels p of its reconstruction o, of error times derivative, so that with u_l the unit
+        reference of a tensor
+
+            cos_l = sum over p of 2 (o_p - x_p) <d o_p / d theta_l, u_l> / |g_l|
+
+        and the inner products of all pixels are one forward-mode derivative along u_l. Nothing is approximated. An undefined cosine has no
+        shares: zeros.
+
+        Args:
+            x: as for a call; as many images as are to be looked at: one pass for each of the L tensors.
+
+        Raises:
+            InputError, ModelError: as for a call.
+        """
+        check_images(self.model, x)
+        shares = torch.zeros_like(x)
+        parameters = {name: p.detach() for name, p in self.model.named_parameters()}
+        rest = dict(self.model.named_buffers())
+        with _eval(self.model), torch.no_grad(), warnings.catch_warnings():
+            # torch's first forward-mode derivative warns of a function that torch itself calls.
+            warnings.simplefilter("ignore", FutureWarning)
+            squares = gradfast.norms.grad_norms(
+                self._flat, x, contrast=x.flatten(1).unsqueeze(1), loss="mse", layers=list(self._reference)
+            ).values[:, 0]
+            error = 2 * (self._flat.taken(len(x)).output - x)
+            for i, name in enumerate(self.layers):
+                length = torch.linalg.vector_norm(self.reference[name], dtype=torch.float64)
+                unit = (self.reference[name] / torch.where(length > 0, length, 1)).to(parameters[name])
+
+                def output(weight: Tensor, name: str = name) -> Tensor:
+                    held = {**parameters, **rest, name: weight}
+                    found = functional_call(self.model, held, (x,))
+                    out: Tensor = found[0] if isinstance(found, tuple) else found
+                    return out
+
+                along = jvp(output, (parameters[name],), (unit,))[1]
+                norms = squares[:, i].sqrt().view(-1, *[1] * (x.dim() - 1))
+                shares -= torch.where(norms > 0, error * along / norms, 0) / len(self.layers)
+        return shares
 
     def stream(self, batches: Iterator[Tensor]) -> Iterator[Scores]:
         """The scores of each batch as it comes."""
