@@ -29,11 +29,11 @@ from gradfast.models.cifar_resnet import resnet20
 def tiny() -> OneClass:
     """Two classes of colour images, 28 x 28: dark and bright ones."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(48) % 2
-    noise = torch.randint(0, 90, (48, 3, 28, 28), generator=generator)
+    labels = torch.arange(64) % 2
+    noise = torch.randint(0, 90, (64, 3, 28, 28), generator=generator)
     images = (noise + 140 * labels[:, None, None, None]).byte()
     train, test = split_off(ClassImages(images, labels), 0.5)
-    return OneClass("Tiny", train, test, ("dark", "bright"), "Forty-eight images.")
+    return OneClass("Tiny", train, test, ("dark", "bright"), "Sixty-four images.")
 
 
 def test_a_cell_goes_on_and_is_read_again(tiny: OneClass, tmp_path: Path) -> None:
@@ -44,7 +44,9 @@ def test_a_cell_goes_on_and_is_read_again(tiny: OneClass, tmp_path: Path) -> Non
     assert len(second["history"]) == 2
     assert second["history"][0] == first["history"][0]
     assert run_cell(cell, tiny, tmp_path, 2) == second
-    assert set(second["last"]) == {"reconstruction", "gradient", "gradient, reference refreshed", "combined"}
+    assert set(second["last"]) == {
+        "reconstruction", "gradient", "gradient, standardised", "gradient, reference refreshed", "combined"
+    }  # fmt: skip
     assert all(0 <= v <= 1 for v in second["last"].values())
     found = collect(tiny, tmp_path)
     assert [r["epochs"] for r in found] == [2]

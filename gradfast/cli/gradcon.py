@@ -85,6 +85,8 @@ def train(
         )
         trainer.fit(epochs, lambda epoch: bar.advance(task))
     scorer = GradConScorer(trainer.model, trainer.loss)
+    if len(trainer.held_out) > 1:
+        scorer = scorer.standardised(trainer.images[trainer.held_out])
     inside, outside = (as_float(x) for x in images.tested(label, seed))
     normal, others = scorer(inside), scorer(outside).by_name()
     last = trainer.history[-1]
