@@ -20,7 +20,7 @@ from gradfast.gradcon.study.cells import Cell, make_model, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
 from gradfast.gradcon.study.data import ClassImages, OneClass, digits, from_spec, split_off
 from gradfast.gradcon.study.padim import PatchGaussian
-from gradfast.gradcon.study.run import PROFILES, collect, run, write
+from gradfast.gradcon.study.run import PROFILES, collect, draw, run, write
 from gradfast.gradcon.study.tables import PAPER, class_table, summarise
 from gradfast.models.cifar_resnet import resnet20
 
@@ -76,6 +76,19 @@ def test_run_and_write(tiny: OneClass, tmp_path: Path) -> None:
     ]
     assert len(mine) == 4
     assert abs(np.mean(mine) - mean[0]) < 1e-4
+
+
+def test_figures_of_the_first_constrained_model(tiny: OneClass, tmp_path: Path) -> None:
+    result = run_cell(Cell("tiny", 1, "CAE+Grad", 0), tiny, tmp_path, 1)
+    plain = {**result, "model": "CAE"}
+    files = draw(tiny, [plain, result], tmp_path, tmp_path / "out")
+    assert [f.name for f in files][:2] == [
+        "gradcon-tiny-bright-reconstructions.png",
+        "gradcon-tiny-bright-heatmap.png",
+    ]
+    assert all(f.stat().st_size > 0 for f in files)
+    assert draw(tiny, [plain], tmp_path, tmp_path / "out") == []
+    assert draw(tiny, [{**result, "seed": 5}], tmp_path, tmp_path / "out") == []  # its model is not there
 
 
 def test_table_stands_beside_the_paper_and_leaves_blanks() -> None:
@@ -232,12 +245,15 @@ def test_command_line(tmp_path: Path) -> None:
             str(tmp_path / "s.csv"),
             "--limit",
             "30",
+            "--normal",
+            "digits",
         ],
     )
     assert scored.exit_code == 0, scored.output
     rows = list(csv.DictReader((tmp_path / "s.csv").open()))
     assert len(rows) == 30
-    assert {"reconstruction", "gradient", "combined", "flagged", "cosine decoder.0.weight"} <= set(rows[0])
+    columns = {"reconstruction", "gradient", "standardised", "combined", "flagged", "cosine decoder.0.weight"}
+    assert columns <= set(rows[0])
     wrong = runner.invoke(app, ["gradcon", "study", "digits", "--model", "AE", "-o", str(tmp_path / "w")])
     assert wrong.exit_code == 2
 

@@ -26,9 +26,17 @@ _LINES = ("#1f6fd0", "#d4620a", "#0b8a6a", "#a3459f", "#5d6b1f", "#59636f")
 
 
 def figure_files(
-    scorer: GradConScorer, epochs: Sequence[Epoch], normal: Tensor, anomalous: Tensor, out: Path
+    scorer: GradConScorer,
+    epochs: Sequence[Epoch],
+    normal: Tensor,
+    anomalous: Tensor,
+    out: Path,
+    prefix: str = "",
 ) -> list[Path]:
-    """Writes reconstructions.png, heatmap.png, histograms.svg, roc.svg and training.svg for float images [n, C, H, W] of both kinds."""
+    """Writes reconstructions.png, heatmap.png, histograms.svg, roc.svg and training.svg for float images [n, C, H, W] of both kinds.
+
+    ``prefix`` goes before each name.
+    """
     inside, outside = scorer(normal), scorer(anomalous)
     out.mkdir(parents=True, exist_ok=True)
     figures = {
@@ -39,8 +47,10 @@ def figure_files(
         "training.svg": history(epochs, scorer.layers),
     }
     for name, figure in figures.items():
-        figure.savefig(out / name, dpi=90, metadata={"Date": None} if name.endswith("svg") else None)
-    return [out / name for name in figures]
+        figure.savefig(
+            out / (prefix + name), dpi=90, metadata={"Date": None} if name.endswith("svg") else None
+        )
+    return [out / (prefix + name) for name in figures]
 
 
 def reconstructions(scorer: GradConScorer, normal: Tensor, anomalous: Tensor) -> Figure:

@@ -10,13 +10,16 @@ from typing import Any
 from torch import nn
 
 from gradfast.errors import InputError
+from gradfast.gradcon.checkpoint import load_scorer, read_checkpoint
 from gradfast.gradcon.study.baselines import BASELINES, PADIM, run_baseline
 from gradfast.gradcon.study.cells import MODELS, Cell, cells, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
 from gradfast.gradcon.study.data import OneClass
+from gradfast.gradcon.study.plots import figure_files
 from gradfast.gradcon.study.tables import as_csv, class_table
+from gradfast.gradcon.training import Epoch, as_float
 
-__all__ = ["PROFILES", "Profile", "collect", "run", "write"]
+__all__ = ["PROFILES", "Profile", "collect", "draw", "run", "write"]
 
 _PROTOCOL = (
     "AUROC, anomalies scored higher; one class normal, the others anomalous; all test images of the class and as many drawn from "
@@ -129,6 +132,21 @@ def write(
     (out / f"{stem}.md").write_text("\n".join(text))
     (out / f"{stem}.csv").write_text(as_csv(results))
     return [out / f"{stem}.md", out / f"{stem}.csv"]
+
+
+def draw(data: OneClass, results: Sequence[dict[str, Any]], directory: Path, out: Path) -> list[Path]:
+    """Figures of the first constrained model among the results, into ``out``; none where there is no such model."""
+    shown = next((r for r in results if r["model"].endswith("+Grad")), None)
+    if shown is None:
+        return []
+    cell = Cell(shown["data"], shown["class"], shown["model"], shown["seed"])
+    checkpoint = directory / cell.folder / "last.safetensors"
+    if not checkpoint.exists():  # results that were brought without their models
+        return []
+    history = [Epoch(**e) for e in read_checkpoint(checkpoint).facts["history"]]
+    inside, outside = (as_float(x[:200]) for x in data.tested(cell.label, cell.seed))
+    prefix = f"gradcon-{cell.data}-{data.classes[cell.label].lower()}-"
+    return figure_files(load_scorer(checkpoint), history, inside, outside, out, prefix)
 
 
 def _conditions(data: OneClass, directory: Path) -> Iterator[dict[str, Any]]:
