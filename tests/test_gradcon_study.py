@@ -153,8 +153,10 @@ def test_patch_gaussian_says_what_it_wants(tiny: OneClass, tmp_path: Path) -> No
         PatchGaussian(resnet20(), tiny.train.images[:1])
     with pytest.raises(InputError, match="wanted a network for PaDiM-like"):
         run_baseline(Cell("tiny", 0, PADIM, 0), tiny, tmp_path)
-    found = run_baseline(Cell("tiny", 0, PADIM, 0), tiny, tmp_path, features=resnet20())
-    assert found["last"]["on features"] > 0.9  # dark from bright
+    profile = replace(PROFILES["quick"], models=(), baselines=(), conditions=False)
+    results = run(tiny, profile, tmp_path, features=resnet20())
+    assert [r["last"]["on features"] > 0.9 for r in results] == [True, True]  # dark from bright
+    assert "`--features`" in write(tiny, results, tmp_path, tmp_path / "out")[0].read_text()
 
 
 @pytest.mark.slow

@@ -24,8 +24,13 @@ __all__ = ["PROFILES", "Profile", "collect", "draw", "run", "write"]
 _PROTOCOL = (
     "AUROC, anomalies scored higher; one class normal, the others anomalous; all test images of the class and as many drawn from "
     "the others. Settings are the paper's (Adam 1e-3, constraint weight 0.03, a tenth of the normal training images "
-    "held out); none was tuned on test images. Tested after the last epoch; the CSV also has the epoch with the lowest loss on "
+    "held out); none was tuned on test images. Standardised and refreshed are not the paper's scores. Tested after the last epoch; the CSV also has the epoch with the lowest loss on "
     "held-out normal images, which is what the published code keeps. ± is half the 95% t-interval over seeds."
+)
+
+_ABOUT_PADIM = (
+    "PaDiM-like: at each position a Gaussian of the features that the network of `--features` has for normal images. That network was trained "
+    "on other images with their labels, which the rows above do without."
 )
 
 
@@ -117,6 +122,8 @@ def write(
         f"Run: epochs {_listed(e for e, _ in runs)}, batches of {_listed(r.get('batch_size', 64) for r in trained)}, "
         f"{_listed(r['train_images'] for r in trained)} normal training images, seeds {_listed(s for _, s in runs)}."
     ]
+    if any(r["model"] == PADIM for r in results):
+        text += ["", _ABOUT_PADIM]
     text += ["", *([f"    {command}", ""] if command else [])]
     text += [class_table(results, data.classes, paper=data.name == "CIFAR-10"), ""]
     conditions = list(_conditions(data, directory))
