@@ -71,10 +71,10 @@ def reconstructions(scorer: GradConScorer, normal: Tensor, anomalous: Tensor) ->
 def heatmap(scorer: GradConScorer, normal: Tensor, anomalous: Tensor) -> Figure:
     """Rows: normal images, each pixel's share of their gradient score, anomalous ones, theirs.
 
-    Orange raises the score, blue lowers it; the shares of an image add up to its score (`GradConScorer.contributions`).
+    Orange raises the score, purple lowers it, full colour from the 99.5th percentile on; the shares of an image add up to its score (`GradConScorer.contributions`).
     """
     shares = [scorer.contributions(x).sum(1) for x in (normal, anomalous)]
-    most = max(float(s.abs().max()) for s in shares) or 1.0
+    most = float(torch.cat(shares).abs().flatten().quantile(0.995)) or 1.0
     figure, grid = _grid((normal, shares[0], anomalous, shares[1]), ("normal", "share", "anomalous", "share"))
     _show(grid[0], normal)
     _show(grid[2], anomalous)
