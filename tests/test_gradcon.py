@@ -440,3 +440,69 @@ class TestBadInput:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             GradConScorer(model, _random_reference(model))(images(3))
+
+
+@pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
+def test_contributions_add_up_to_the_score(build: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build(2)
+    criterion = GradConLoss(model)
+    criterion(images(4, 2)).total.backward()
+    scorer = GradConScorer(model, criterion)
+    x = images(3, 2, seed=1)
+    shares = scorer.contributions(x)
+    assert shares.shape == x.shape
+    assert model.training
+    np.testing.assert_allclose(shares.sum((1, 2, 3)), scorer(x).gradient, atol=1e-5)
+
+
+def test_contributions_are_those_of_each_pixels_own_error() -> None:
+    torch.manual_seed(0)
+    model = Small().double()
+    weights = {name: p for name, p in model.named_parameters() if name in ("dec.0.weight", "dec.2.weight")}
+    reference = {name: torch.randn_like(p) for name, p in weights.items()}
+    x = torch.rand(2, 3, 4, dtype=torch.float64)
+    shares = GradConScorer(model, reference).contributions(x)
+    for b in range(2):
+        errors = (model(x[b : b + 1]) - x[b : b + 1]).square().flatten()
+        whole = torch.autograd.grad(errors.sum(), list(weights.values()), retain_graph=True)
+        for pixel in range(12):
+            own = torch.autograd.grad(errors[pixel], list(weights.values()), retain_graph=True)
+            cosines = [
+                (g * r).sum() / r.norm() / w.norm()
+                for g, r, w in zip(own, reference.values(), whole, strict=True)
+            ]
+            torch.testing.assert_close(shares[b].flatten()[pixel], -torch.stack(cosines).mean())
+
+
+def test_contributions_without_a_direction_are_zero(model: ConvAutoencoder) -> None:
+    reference = {name: torch.zeros_like(p) for name, p in decoder_weights(model).items()}
+    assert not GradConScorer(model, reference).contributions(images(2)).any()
+
+
+def test_standardised_is_in_deviations_of_normal_images(model: ConvAutoencoder) -> None:
+    criterion = GradConLoss(model)
+    criterion(images(4)).total.backward()
+    plain = GradConScorer(model, criterion, batch_size=3)
+    assert plain(images(2)).standardised is None
+    normal = (images(7, seed=1) * 255).byte()
+    scorer = plain.standardised(normal)
+    known = plain(normal.float() / 255).cosines.astype(np.float64)
+    x = images(5, seed=2)
+    found = scorer(x)
+    cosines = plain(x).cosines
+    wanted = ((known.mean(0) - cosines) / known.std(0, ddof=1)).mean(1)
+    assert found.standardised is not None
+    np.testing.assert_allclose(found.standardised, wanted, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(found.gradient, plain(x).gradient)
+    assert list(found.by_name()) == ["reconstruction", "gradient", "standardised", "combined"]
+    assert scorer.refreshed(normal)(x).standardised is None  # other cosines, other deviations
+
+
+def test_standardised_wants_two_images_and_stays_finite(model: ConvAutoencoder) -> None:
+    scorer = GradConScorer(model, {name: torch.ones_like(p) for name, p in decoder_weights(model).items()})
+    with pytest.raises(InputError, match="got 1 images; wanted at least 2"):
+        scorer.standardised(images(1))
+    same = scorer.standardised(images(1).expand(3, -1, -1, -1))(images(2, seed=3)).standardised
+    assert same is not None
+    assert np.isfinite(same).all()

@@ -61,6 +61,8 @@ class TestSeverity:
             severity(scorer, bars(1), "depth")
         with pytest.raises(InputError, match="no latent"):
             severity(scorer, bars(1), "latent")
+        with pytest.raises(InputError, match="knows no normal images"):
+            severity(scorer, bars(1), "standardised")
 
 
 class TestLabels:

@@ -15,23 +15,25 @@ from typer.testing import CliRunner
 
 from gradfast.cli.app import app
 from gradfast.errors import InputError
-from gradfast.gradcon.study.baselines import run_baseline
+from gradfast.gradcon.study.baselines import PADIM, run_baseline
 from gradfast.gradcon.study.cells import Cell, make_model, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
 from gradfast.gradcon.study.data import ClassImages, OneClass, digits, from_spec, split_off
-from gradfast.gradcon.study.run import PROFILES, collect, run, write
+from gradfast.gradcon.study.padim import PatchGaussian
+from gradfast.gradcon.study.run import PROFILES, collect, draw, run, write
 from gradfast.gradcon.study.tables import PAPER, class_table, summarise
+from gradfast.models.cifar_resnet import resnet20
 
 
 @pytest.fixture(scope="module")
 def tiny() -> OneClass:
     """Two classes of colour images, 28 x 28: dark and bright ones."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(48) % 2
-    noise = torch.randint(0, 90, (48, 3, 28, 28), generator=generator)
+    labels = torch.arange(64) % 2
+    noise = torch.randint(0, 90, (64, 3, 28, 28), generator=generator)
     images = (noise + 140 * labels[:, None, None, None]).byte()
     train, test = split_off(ClassImages(images, labels), 0.5)
-    return OneClass("Tiny", train, test, ("dark", "bright"), "Forty-eight images.")
+    return OneClass("Tiny", train, test, ("dark", "bright"), "Sixty-four images.")
 
 
 def test_a_cell_goes_on_and_is_read_again(tiny: OneClass, tmp_path: Path) -> None:
@@ -42,7 +44,9 @@ def test_a_cell_goes_on_and_is_read_again(tiny: OneClass, tmp_path: Path) -> Non
     assert len(second["history"]) == 2
     assert second["history"][0] == first["history"][0]
     assert run_cell(cell, tiny, tmp_path, 2) == second
-    assert set(second["last"]) == {"reconstruction", "gradient", "gradient, reference refreshed", "combined"}
+    assert set(second["last"]) == {
+        "reconstruction", "gradient", "gradient, standardised", "gradient, reference refreshed", "combined"
+    }  # fmt: skip
     assert all(0 <= v <= 1 for v in second["last"].values())
     found = collect(tiny, tmp_path)
     assert [r["epochs"] for r in found] == [2]
@@ -74,6 +78,19 @@ def test_run_and_write(tiny: OneClass, tmp_path: Path) -> None:
     assert abs(np.mean(mine) - mean[0]) < 1e-4
 
 
+def test_figures_of_the_first_constrained_model(tiny: OneClass, tmp_path: Path) -> None:
+    result = run_cell(Cell("tiny", 1, "CAE+Grad", 0), tiny, tmp_path, 1)
+    plain = {**result, "model": "CAE"}
+    files = draw(tiny, [plain, result], tmp_path, tmp_path / "out")
+    assert [f.name for f in files][:2] == [
+        "gradcon-tiny-bright-reconstructions.png",
+        "gradcon-tiny-bright-heatmap.png",
+    ]
+    assert all(f.stat().st_size > 0 for f in files)
+    assert draw(tiny, [plain], tmp_path, tmp_path / "out") == []
+    assert draw(tiny, [{**result, "seed": 5}], tmp_path, tmp_path / "out") == []  # its model is not there
+
+
 def test_table_stands_beside_the_paper_and_leaves_blanks() -> None:
     results = [
         {"data": "c", "class": i, "model": "CAE+Grad", "seed": 0, "epochs": 1, "last": {"gradient": 0.5}}
@@ -97,6 +114,49 @@ def test_the_papers_averages_are_those_of_its_classes() -> None:
 def test_baseline_tells_dark_from_bright(tiny: OneClass, tmp_path: Path) -> None:
     found = run_baseline(Cell("tiny", 0, "isolation forest", 0), tiny, tmp_path)
     assert found["last"]["on pixels"] > 0.9
+
+
+def test_patch_gaussian_is_the_largest_mahalanobis_distance_over_positions() -> None:
+    torch.manual_seed(0)
+    network = resnet20()
+    images = torch.randint(0, 256, (9, 1, 28, 28)).byte()
+    normal, other = images[:7], images[7:]
+    found = PatchGaussian(network, normal, dimensions=5, seed=3, batch_size=3)(other)
+
+    def features(x: torch.Tensor) -> np.ndarray:
+        x = (x.float() / 255).expand(-1, 3, -1, -1)
+        with torch.no_grad():
+            first = network.layer1(torch.relu(network.bn1(network.conv1(x))))
+            second = network.layer2(first)
+            third = network.layer3(second)
+        kept = torch.randperm(112, generator=torch.Generator().manual_seed(3))[:5]
+        parts = [
+            torch.nn.functional.avg_pool2d(first, 2),
+            second,
+            third.repeat_interleave(2, 2).repeat_interleave(2, 3),
+        ]
+        return torch.cat(parts, 1)[:, kept].flatten(2).double().numpy()
+
+    a, b = features(normal), features(other)
+    wanted = np.zeros((2, a.shape[2]))
+    for position in range(a.shape[2]):
+        precision = np.linalg.inv(np.cov(a[:, :, position].T) + 0.01 * np.eye(5))
+        off = b[:, :, position] - a[:, :, position].mean(0)
+        wanted[:, position] = np.sqrt(np.einsum("ni,ij,nj->n", off, precision, off))
+    np.testing.assert_allclose(found, wanted.max(1), rtol=1e-6)
+
+
+def test_patch_gaussian_says_what_it_wants(tiny: OneClass, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no layer1, layer2, layer3"):
+        PatchGaussian(torch.nn.Linear(2, 2), tiny.train.images)
+    with pytest.raises(InputError, match="got 1 images"):
+        PatchGaussian(resnet20(), tiny.train.images[:1])
+    with pytest.raises(InputError, match="wanted a network for PaDiM-like"):
+        run_baseline(Cell("tiny", 0, PADIM, 0), tiny, tmp_path)
+    profile = replace(PROFILES["quick"], models=(), baselines=(), conditions=False)
+    results = run(tiny, profile, tmp_path, features=resnet20())
+    assert [r["last"]["on features"] > 0.9 for r in results] == [True, True]  # dark from bright
+    assert "`--features`" in write(tiny, results, tmp_path, tmp_path / "out")[0].read_text()
 
 
 @pytest.mark.slow
@@ -167,7 +227,14 @@ def test_command_line(tmp_path: Path) -> None:
     trained = runner.invoke(app, arguments)
     assert trained.exit_code == 0, trained.output
     assert "AUROC on 36 normal" in trained.output
-    for name in ("last.safetensors", "reconstructions.png", "histograms.svg", "roc.svg", "training.svg"):
+    for name in (
+        "last.safetensors",
+        "reconstructions.png",
+        "heatmap.png",
+        "histograms.svg",
+        "roc.svg",
+        "training.svg",
+    ):
         assert (tmp_path / "t" / name).stat().st_size > 0
     scored = runner.invoke(
         app,
@@ -180,12 +247,15 @@ def test_command_line(tmp_path: Path) -> None:
             str(tmp_path / "s.csv"),
             "--limit",
             "30",
+            "--normal",
+            "digits",
         ],
     )
     assert scored.exit_code == 0, scored.output
     rows = list(csv.DictReader((tmp_path / "s.csv").open()))
     assert len(rows) == 30
-    assert {"reconstruction", "gradient", "combined", "flagged", "cosine decoder.0.weight"} <= set(rows[0])
+    columns = {"reconstruction", "gradient", "standardised", "combined", "flagged", "cosine decoder.0.weight"}
+    assert columns <= set(rows[0])
     wrong = runner.invoke(app, ["gradcon", "study", "digits", "--model", "AE", "-o", str(tmp_path / "w")])
     assert wrong.exit_code == 2
 

@@ -85,6 +85,8 @@ def train(
         )
         trainer.fit(epochs, lambda epoch: bar.advance(task))
     scorer = GradConScorer(trainer.model, trainer.loss)
+    if len(trainer.held_out) > 1:
+        scorer = scorer.standardised(trainer.images[trainer.held_out])
     inside, outside = (as_float(x) for x in images.tested(label, seed))
     normal, others = scorer(inside), scorer(outside).by_name()
     last = trainer.history[-1]
@@ -115,6 +117,12 @@ def score(
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     weight: Annotated[float, typer.Option(help="Of the gradient score in the combined one.")] = 0.12,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many images.")] = None,
+    normal: Annotated[
+        str | None,
+        typer.Option(
+            help="Normal images, as DATA: adds the gradient score in deviations of the first 1,000."
+        ),
+    ] = None,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Score images: higher = more anomalous. One row per image."""
@@ -122,7 +130,7 @@ def score(
     from gradfast.gradcon.study.scoring import score_images
 
     table = score_images(
-        checkpoint, data, batch_size=batch_size, weight=weight, limit=limit, progress=progress
+        checkpoint, data, batch_size=batch_size, weight=weight, limit=limit, normal=normal, progress=progress
     )
     write_scores(table, out)
     flagged = sum(table["flagged"].to_pylist())
@@ -165,6 +173,16 @@ def study(
         list[str] | None, typer.Option(help="CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
     ] = None,
     label: Annotated[list[int] | None, typer.Option(help="Only this normal class; may be repeated.")] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="A ResNet for a PaDiM-like row, as gradfast extract takes models; not one trained on DATA's classes."
+        ),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights of FEATURES.")] = None,
+    plots: Annotated[
+        bool, typer.Option(help="Draw the first constrained model, as gradcon train does.")
+    ] = True,
 ) -> None:
     """The tutorial's table: every class in turn is the normal one. Started again, it goes on where it was."""
     import shlex
@@ -176,7 +194,8 @@ def study(
 
     from gradfast.errors import InputError
     from gradfast.gradcon.study.cells import MODELS
-    from gradfast.gradcon.study.run import PROFILES, run, write
+    from gradfast.gradcon.study.run import PROFILES, draw, run, write
+    from gradfast.models import load_model
 
     chosen = PROFILES[profile.value]
     chosen = replace(
@@ -192,11 +211,15 @@ def study(
         raise InputError(f"--model: got {', '.join(unknown)}; wanted {', '.join(MODELS)}")
     images = _load(data, test, channels, name, (work or out / "work") / "cache")
     console = Console(stderr=True)
+    network = load_model(features, weights) if features is not None else None
     results = run(
-        images, chosen, work or out / "work", label or None, lambda line: console.print(line, highlight=False)
-    )
+        images, chosen, work or out / "work", label or None,
+        lambda line: console.print(line, highlight=False), network,
+    )  # fmt: skip
     command = shlex.join(["gradfast", *sys.argv[1:]])
     written = write(images, results, work or out / "work", out, command)
+    if plots:
+        written += draw(images, results, work or out / "work", out)
     Console().print(Markdown(written[0].read_text()))
     print(" ".join(map(str, written)))
 

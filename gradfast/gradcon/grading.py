@@ -16,13 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from gradfast.errors import InputError, describe
-from gradfast.gradcon.scores import SCORES, GradConScorer, Scores
+from gradfast.gradcon.scores import GradConScorer, Scores
 
 __all__ = ["SeverityLabels", "rank_correlation", "severity", "supervised_contrastive_loss"]
 
+_ABSENT = {
+    "latent": " (the model has no latent)",
+    "standardised": " (the scorer knows no normal images: GradConScorer.standardised)",
+}
+
 
 def severity(scorer: GradConScorer, x: Tensor, score: str = "gradient") -> NDArray[np.float32]:
-    """Severity of images [B, C, H, W], [B]: one of the scores in `SCORES`, higher for further from normal.
+    """Severity of images [B, C, H, W], [B]: one of the scores in `gradfast.gradcon.scores.SCORES`, higher for further from normal.
 
     It orders; its unit means nothing.
 
@@ -117,7 +122,6 @@ def _named(found: Scores, score: str) -> NDArray[np.float32]:
     there = found.by_name()
     if score not in there:
         raise InputError(
-            f"score: got {describe(score)}; wanted one of {', '.join(there)}"
-            + (" (the model has no latent)" if score in SCORES else "")
+            f"score: got {describe(score)}; wanted one of {', '.join(there)}{_ABSENT.get(score, '')}"
         )
     return there[score]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.func import functional_call, jvp
 
 import gradfast.norms
 from gradfast.errors import InputError, describe
@@ -24,7 +25,7 @@ from gradfast.inputs import check_model, check_reference
 
 __all__ = ["SCORES", "GradConScorer", "Scores", "UndefinedCosineWarning", "fit_weight"]
 
-SCORES = ("reconstruction", "latent", "gradient", "combined")
+SCORES = ("reconstruction", "latent", "gradient", "standardised", "combined")
 Reference = GradConLoss | GradientReference | Mapping[str, Tensor]
 
 
@@ -40,6 +41,8 @@ class Scores:
         reconstruction: [n] mean squared error.
         latent: [n] Kullback-Leibler divergence of the latent, nats; None for a model without one.
         gradient: [n] minus the mean cosine, in [-1, 1].
+        standardised: [n] the same with each tensor's cosine in standard deviations from its mean over normal images; None for a scorer
+            that has not been given any (`GradConScorer.standardised`).
         combined: [n] reconstruction + weight * gradient.
         cosines: [n, L] by decoder tensor; 0 where undefined.
         flagged: [n] whether some cosine is undefined: a zero gradient (a perfect reconstruction) or a zero reference.
@@ -49,6 +52,7 @@ class Scores:
     reconstruction: NDArray[np.float32]
     latent: NDArray[np.float32] | None
     gradient: NDArray[np.float32]
+    standardised: NDArray[np.float32] | None
     combined: NDArray[np.float32]
     cosines: NDArray[np.float32]
     flagged: NDArray[np.bool_]
@@ -106,6 +110,7 @@ class GradConScorer:
             .detach()
             for name in self.layers
         }
+        self._normal: tuple[Tensor, Tensor] | None = None  # mean and deviation of each tensor's cosine, [L]
         self._flat = _Flat(model)
         self._reference = {f"model.{name}": r for name, r in self.reference.items()}
 
@@ -149,6 +154,76 @@ class GradConScorer:
                     mean[name] += g
         return GradConScorer(self.model, mean, weight=self.weight, batch_size=self.batch_size)
 
+    def standardised(self, normal: Tensor) -> GradConScorer:
+        """A scorer whose scores have ``standardised`` too: how far each tensor's cosine is below that of normal images.
+
+            score = mean over l of (mean_l - cos_l) / deviation_l
+
+        The plain mean is ruled by the tensors whose cosines spread most over *normal* images, the decoder's last above all, which are not
+        those that tell anomalies. This score is not the paper's. ``normal`` are images [n, C, H, W], uint8 or as for a call, best
+        ones that were held out of the training; n at least 2.
+
+        Raises:
+            InputError: fewer than two images.
+        """
+        if len(normal) < 2:
+            raise InputError(
+                f"normal: got {len(normal)} images; wanted at least 2, to know how far cosines spread"
+            )
+        device = next(self.model.parameters()).device
+        cosines = torch.from_numpy(
+            np.concatenate(
+                [self(as_float(part).to(device)).cosines for part in normal.split(self.batch_size)]
+            )
+        ).double()
+        scorer = GradConScorer(self.model, self.reference, weight=self.weight, batch_size=self.batch_size)
+        # No spread at all is taken for one of float32's last digits, so that scores stay finite.
+        scorer._normal = (cosines.mean(0), cosines.std(0).clamp_min(1e-6))
+        return scorer
+
+    def contributions(self, x: Tensor) -> Tensor:
+        """Where the gradient score comes from: each pixel's share of it, [B, C, H, W]; their sum is the score.
+
+        An image's gradient is a sum over the pixels p of its reconstruction o, of error times derivative, so that with u_l the unit
+        reference of a tensor
+
+            cos_l = sum over p of 2 (o_p - x_p) <d o_p / d theta_l, u_l> / |g_l|
+
+        and the inner products of all pixels are one forward-mode derivative along u_l. Nothing is approximated. An undefined cosine has no
+        shares: zeros.
+
+        Args:
+            x: as for a call; as many images as are to be looked at: one pass for each of the L tensors.
+
+        Raises:
+            InputError, ModelError: as for a call.
+        """
+        check_images(self.model, x)
+        shares = torch.zeros_like(x)
+        parameters = {name: p.detach() for name, p in self.model.named_parameters()}
+        rest = dict(self.model.named_buffers())
+        with _eval(self.model), torch.no_grad(), warnings.catch_warnings():
+            # torch's first forward-mode derivative warns of a function that torch itself calls.
+            warnings.simplefilter("ignore", FutureWarning)
+            squares = gradfast.norms.grad_norms(
+                self._flat, x, contrast=x.flatten(1).unsqueeze(1), loss="mse", layers=list(self._reference)
+            ).values[:, 0]
+            error = 2 * (self._flat.taken(len(x)).output - x)
+            for i, name in enumerate(self.layers):
+                length = torch.linalg.vector_norm(self.reference[name], dtype=torch.float64)
+                unit = (self.reference[name] / torch.where(length > 0, length, 1)).to(parameters[name])
+
+                def output(weight: Tensor, name: str = name) -> Tensor:
+                    held = {**parameters, **rest, name: weight}
+                    found = functional_call(self.model, held, (x,))
+                    out: Tensor = found[0] if isinstance(found, tuple) else found
+                    return out
+
+                along = jvp(output, (parameters[name],), (unit,))[1]
+                norms = squares[:, i].sqrt().view(-1, *[1] * (x.dim() - 1))
+                shares -= torch.where(norms > 0, error * along / norms, 0) / len(self.layers)
+        return shares
+
     def stream(self, batches: Iterator[Tensor]) -> Iterator[Scores]:
         """The scores of each batch as it comes."""
         return map(self, batches)
@@ -162,11 +237,15 @@ class GradConScorer:
         flagged = cosines.isnan()
         cosines = cosines.nan_to_num(0.0).float()
         error, gradient = out.errors(x).float(), -cosines.mean(1)
-        latent = out.divergences()
+        latent, standardised = out.divergences(), None
+        if self._normal is not None:
+            mean, deviation = self._normal
+            standardised = _numpy(((mean - cosines.cpu().double()) / deviation).mean(1).float())
         return Scores(
             reconstruction=_numpy(error),
             latent=None if latent is None else _numpy(latent.float()),
             gradient=_numpy(gradient),
+            standardised=standardised,
             combined=_numpy(error + self.weight * gradient),
             cosines=_numpy(cosines),
             flagged=flagged.any(1).cpu().numpy(),

@@ -1,4 +1,4 @@
-"""What a user would try first: an isolation forest and Deep SVDD on the pixels, from scikit-learn and pyod."""
+"""What a user would try first: an isolation forest and Deep SVDD on the pixels, from scikit-learn and pyod; PaDiM on features."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradfast.detectors.metrics import auroc
 from gradfast.errors import InputError
 from gradfast.gradcon.study.cells import Cell
 from gradfast.gradcon.study.data import OneClass
+from gradfast.gradcon.study.padim import PatchGaussian
 
-__all__ = ["BASELINES", "run_baseline"]
+__all__ = ["BASELINES", "PADIM", "run_baseline"]
+
+PADIM = "PaDiM-like"
 
 Pixels = NDArray[np.float32]
 Scorer = Callable[[Pixels], NDArray[np.float64]]
@@ -46,19 +49,40 @@ BASELINES: dict[str, Callable[[Pixels, int], Scorer]] = {
 }
 
 
-def run_baseline(cell: Cell, data: OneClass, directory: Path, *, limit: int | None = None) -> dict[str, Any]:
-    """Fits a baseline of `BASELINES`, with its library's settings, to the same images and tests it on the same ones."""
+def run_baseline(
+    cell: Cell,
+    data: OneClass,
+    directory: Path,
+    *,
+    limit: int | None = None,
+    features: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Fits a baseline of `BASELINES`, with its library's settings, to the same images and tests it on the same ones.
+
+    `PADIM` takes the network ``features``, which is to know nothing of the data set: one that was trained on its classes
+    has seen the anomalies.
+
+    Raises:
+        InputError: `PADIM` without ``features``, or a library that is not there.
+    """
     kept = directory / cell.folder.replace(" ", "-") / "result.json"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
-    train = _pixels(data.normal(cell.label, limit, cell.seed))
-    score = BASELINES[cell.model](train, cell.seed)
-    inside, outside = (score(_pixels(x)) for x in data.tested(cell.label, cell.seed))
+    train = data.normal(cell.label, limit, cell.seed)
+    images = data.tested(cell.label, cell.seed)
+    if cell.model == PADIM:
+        if features is None:
+            raise InputError(f"features: got None; wanted a network for {PADIM}")
+        on, patches = "on features", PatchGaussian(features, train, seed=cell.seed)
+        inside, outside = (patches(x) for x in images)
+    else:
+        on, score = "on pixels", BASELINES[cell.model](_pixels(train), cell.seed)
+        inside, outside = (score(_pixels(x)) for x in images)
     result = {
         "data": cell.data, "class": cell.label, "model": cell.model, "seed": cell.seed, "epochs": 0,
         "train_images": len(train), "test_images": [len(inside), len(outside)],
-        "last": {"on pixels": auroc(inside, outside)},
+        "last": {on: auroc(inside, outside)},
     }  # fmt: skip
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, indent=1) + "\n")

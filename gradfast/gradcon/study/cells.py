@@ -24,7 +24,7 @@ __all__ = ["MODELS", "Cell", "make_model", "run_cell"]
 # Name: (architecture, with the constraint).
 MODELS = {"CAE": ("cae", False), "CAE+Grad": ("cae", True), "VAE": ("vae", False), "VAE+Grad": ("vae", True)}
 _WEIGHT = 0.03
-REFRESHED = "gradient, reference refreshed"
+REFRESHED, STANDARDISED = "gradient, reference refreshed", "gradient, standardised"
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ def run_cell(
     trainer.fit(epochs, tell)
     inside, outside = data.tested(cell.label, cell.seed)
     best = trainer.best
+    held_out = trainer.images[trainer.held_out]
     scorer = GradConScorer(trainer.model, trainer.loss)
-    last = _areas(scorer, inside, outside)
+    last = _areas(scorer, inside, outside, held_out)
     refreshed = _areas(scorer.refreshed(trainer.images[trainer.rows]), inside, outside)
     last[REFRESHED] = refreshed["gradient"]
     result: dict[str, Any] = {
@@ -98,7 +99,7 @@ def run_cell(
         "test_images": [len(inside), len(outside)],
         "seconds": sum(e.seconds for e in trainer.history),
         "last": last,
-        "best": _areas(load_scorer(folder / "best.safetensors"), inside, outside),
+        "best": _areas(load_scorer(folder / "best.safetensors"), inside, outside, held_out),
         "history": [[e.reconstruction, e.constraint, e.validation, *e.cosines] for e in trainer.history],
     }
     scratch = kept.with_suffix(".part")
@@ -107,11 +108,16 @@ def run_cell(
     return result
 
 
-def _areas(scorer: GradConScorer, inside: Tensor, outside: Tensor) -> dict[str, float]:
-    """AUROC of every score, anomalies to be scored higher."""
+def _areas(
+    scorer: GradConScorer, inside: Tensor, outside: Tensor, held_out: Tensor | None = None
+) -> dict[str, float]:
+    """AUROC of every score, anomalies to be scored higher; standardised on ``held_out``, where there are enough normal images."""
+    if held_out is not None and len(held_out) > 1:
+        scorer = scorer.standardised(held_out)
     normal, anomalous = scorer(as_float(inside)), scorer(as_float(outside))
     others = anomalous.by_name()
-    return {name: auroc(values, others[name]) for name, values in normal.by_name().items()}
+    areas = {name: auroc(values, others[name]) for name, values in normal.by_name().items()}
+    return {STANDARDISED if name == "standardised" else name: area for name, area in areas.items()}
 
 
 def cells(data: str, models: Iterable[str], labels: Iterable[int], seeds: Iterable[int]) -> list[Cell]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,27 +19,38 @@ from gradfast.gradcon.training import Epoch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["figure_files", "histograms", "history", "reconstructions", "roc"]
+__all__ = ["figure_files", "heatmap", "histograms", "history", "reconstructions", "roc"]
 
 _IN, _OUT = "#1f6fd0", "#d4620a"
 _LINES = ("#1f6fd0", "#d4620a", "#0b8a6a", "#a3459f", "#5d6b1f", "#59636f")
 
 
 def figure_files(
-    scorer: GradConScorer, epochs: Sequence[Epoch], normal: Tensor, anomalous: Tensor, out: Path
+    scorer: GradConScorer,
+    epochs: Sequence[Epoch],
+    normal: Tensor,
+    anomalous: Tensor,
+    out: Path,
+    prefix: str = "",
 ) -> list[Path]:
-    """Writes reconstructions.png, histograms.svg, roc.svg and training.svg for float images [n, C, H, W] of both kinds."""
+    """Writes reconstructions.png, heatmap.png, histograms.svg, roc.svg and training.svg for float images [n, C, H, W] of both kinds.
+
+    ``prefix`` goes before each name.
+    """
     inside, outside = scorer(normal), scorer(anomalous)
     out.mkdir(parents=True, exist_ok=True)
     figures = {
         "reconstructions.png": reconstructions(scorer, normal[:8], anomalous[:8]),
+        "heatmap.png": heatmap(scorer, normal[:8], anomalous[:8]),
         "histograms.svg": histograms(inside, outside),
         "roc.svg": roc(inside, outside),
         "training.svg": history(epochs, scorer.layers),
     }
     for name, figure in figures.items():
-        figure.savefig(out / name, dpi=90, metadata={"Date": None} if name.endswith("svg") else None)
-    return [out / name for name in figures]
+        figure.savefig(
+            out / (prefix + name), dpi=90, metadata={"Date": None} if name.endswith("svg") else None
+        )
+    return [out / (prefix + name) for name in figures]
 
 
 def reconstructions(scorer: GradConScorer, normal: Tensor, anomalous: Tensor) -> Figure:
@@ -51,16 +62,45 @@ def reconstructions(scorer: GradConScorer, normal: Tensor, anomalous: Tensor) ->
         for x in (normal, anomalous):
             rows += [x, reconstruct(scorer.model, x).output]
     scorer.model.train(was)
-    columns = min(len(row) for row in rows)
-    figure = _figure(1.0 * columns + 1.2, 4.2)
-    grid = figure.subplots(4, columns, squeeze=False)
-    for axes, row, name in zip(grid, rows, ("normal", "given back", "anomalous", "given back"), strict=True):
-        for panel, image in zip(axes, row, strict=False):
-            pixels = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-            panel.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-            panel.set(xticks=[], yticks=[])
-        axes[0].set_ylabel(name)
+    figure, grid = _grid(rows, ("normal", "given back", "anomalous", "given back"))
+    for axes, row in zip(grid, rows, strict=True):
+        _show(axes, row)
     return figure
+
+
+def heatmap(scorer: GradConScorer, normal: Tensor, anomalous: Tensor) -> Figure:
+    """Rows: normal images, each pixel's share of their gradient score, anomalous ones, theirs.
+
+    Orange raises the score, purple lowers it, full colour from the 99.5th percentile on; the shares of an image add up to its score (`GradConScorer.contributions`).
+    """
+    shares = [scorer.contributions(x).sum(1) for x in (normal, anomalous)]
+    most = float(torch.cat(shares).abs().flatten().quantile(0.995)) or 1.0
+    figure, grid = _grid((normal, shares[0], anomalous, shares[1]), ("normal", "share", "anomalous", "share"))
+    _show(grid[0], normal)
+    _show(grid[2], anomalous)
+    for axes, row in zip(grid[1::2], shares, strict=True):
+        for panel, share in zip(axes, row.cpu().numpy(), strict=False):
+            drawn = panel.imshow(share, cmap="PuOr_r", vmin=-most, vmax=most)
+            panel.set_xlabel(f"{share.sum():.2f}", fontsize=8)
+    figure.colorbar(drawn, ax=grid[1::2].ravel().tolist(), shrink=0.7)
+    return figure
+
+
+def _grid(rows: Sequence[Tensor], names: Sequence[str]) -> tuple[Figure, Any]:
+    columns = min(len(row) for row in rows)
+    figure = _figure(1.0 * columns + 1.2, 1.05 * len(rows))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes, name in zip(grid, names, strict=True):
+        axes[0].set_ylabel(name)
+        for panel in axes:
+            panel.set(xticks=[], yticks=[])
+    return figure, grid
+
+
+def _show(axes: Any, images: Tensor) -> None:
+    for panel, image in zip(axes, images, strict=False):
+        pixels = image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+        panel.imshow(pixels.squeeze(-1) if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
 
 
 def histograms(inside: Scores, outside: Scores) -> Figure:

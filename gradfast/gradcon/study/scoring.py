@@ -17,6 +17,8 @@ from gradfast.progress import SampleProgress
 
 __all__ = ["score_images"]
 
+_STANDARD = 1000
+
 
 def score_images(
     checkpoint: Path,
@@ -25,21 +27,21 @@ def score_images(
     batch_size: int = 64,
     weight: float = 0.12,
     limit: int | None = None,
+    normal: str | None = None,
     progress: bool = True,
 ) -> pa.Table:
     """Reads, scores and forgets the images batch by batch.
+
+    ``normal``: normal images, best ones that the training did not see, of which the first 1,000 standardise the gradient score.
 
     Columns: `index`, `label` (int64, -1 unknown), the scores (float32), `cosine NAME` by tensor (float32), `flagged` (bool).
     """
     scorer = load_scorer(checkpoint, weight=weight, batch_size=batch_size)
     architecture = read_checkpoint(checkpoint).facts["architecture"]
-    images: Any
-    if data == "digits":
-        test = digits().test
-        images = list(zip(as_float(test.images), test.labels.tolist(), strict=True))[:limit]
-    else:
-        size = tuple(architecture.get("size", (SIZE, SIZE)))
-        images = open_images(data, Preprocess(size=size, channels=architecture["channels"]), limit=limit)
+    images = _opened(data, architecture, limit)
+    if normal is not None:
+        known = _opened(normal, architecture, _STANDARD)
+        scorer = scorer.standardised(torch.stack([known[i][0] for i in range(len(known))]))
     parts: list[Scores] = []
     labels: list[int] = []
     with SampleProgress(len(images), progress) as bar:
@@ -52,3 +54,12 @@ def score_images(
     columns: dict[str, Any] = {"index": range(len(labels)), "label": labels, **scores.by_name()}
     columns |= {f"cosine {name}": scores.cosines[:, i] for i, name in enumerate(scores.layers)}
     return pa.table({**columns, "flagged": scores.flagged})
+
+
+def _opened(data: str, architecture: dict[str, Any], limit: int | None) -> Any:
+    """Images and labels, by index."""
+    if data == "digits":
+        test = digits().test
+        return list(zip(as_float(test.images), test.labels.tolist(), strict=True))[:limit]
+    size = tuple(architecture.get("size", (SIZE, SIZE)))
+    return open_images(data, Preprocess(size=size, channels=architecture["channels"]), limit=limit)

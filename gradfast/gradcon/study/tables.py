@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gradfast.gradcon.study.cells import MODELS, REFRESHED
+from gradfast.gradcon.study.cells import MODELS, REFRESHED, STANDARDISED
 
 __all__ = ["PAPER", "Estimate", "as_csv", "class_table", "summarise"]
 
@@ -49,7 +49,8 @@ class Estimate(tuple[float, float]):
 def rows_of(results: Iterable[Result]) -> list[Row]:
     """Model and score of every row there is: the paper's rows first, then scores of our own, then baselines."""
     there = {(r["model"], score) for r in results for score in r["last"]}
-    ours = [(m, s) for m in MODELS for s in ("reconstruction", "latent", "gradient", REFRESHED, "combined")]
+    scores = ("reconstruction", "latent", "gradient", STANDARDISED, REFRESHED, "combined")
+    ours = [(m, s) for m in MODELS for s in scores]
     ordered = [row for row in (*PAPER, *ours) if row in there]
     return list(dict.fromkeys([*ordered, *sorted(there)]))
 

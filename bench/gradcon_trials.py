@@ -1,0 +1,92 @@
+"""What the gradient score gains or loses by a setting, on held-out *training* images: `python -m bench.gradcon_trials DATA`.
+
+A fifth of each class of the training images is kept for the trial; the test images are never looked at. For every class and number of epochs
+it prints the AUROC of each score and of each decoder tensor's cosine alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gradfast.detectors.metrics import auroc
+from gradfast.gradcon import GradConScorer, GradConTrainer, TrainingSettings
+from gradfast.gradcon.study.cells import make_model
+from gradfast.gradcon.study.data import OneClass, from_spec, split_off
+from gradfast.gradcon.training import as_float
+
+_IMAGES = 500  # of each kind
+
+
+def areas(scorer: GradConScorer, normal: torch.Tensor, others: torch.Tensor) -> dict[str, float]:
+    """AUROC of every score, and of every tensor's cosine."""
+    inside, outside = scorer(as_float(normal)), scorer(as_float(others))
+
+    def columns(name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return inside.by_name()[name], outside.by_name()[name]
+
+    found = {name: auroc(*columns(name)) for name in inside.by_name()}
+    for i, layer in enumerate(scorer.layers):
+        found[f"cosine {layer}"] = auroc(-inside.cosines[:, i], -outside.cosines[:, i])
+    return found
+
+
+def trials(
+    data: OneClass, label: int, epochs: list[int], settings: TrainingSettings
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Trains on one class; the areas after each number of epochs."""
+    model = make_model("CAE+Grad", data.train.images.shape[1], settings.seed)
+    trainer = GradConTrainer(model, data.normal(label), settings)
+    inside, outside = (x[:_IMAGES] for x in data.tested(label))
+    for number in sorted(epochs):
+        trainer.fit(number)
+        scorer = GradConScorer(trainer.model, trainer.loss)
+        found = areas(scorer.standardised(trainer.images[trainer.held_out]), inside, outside)
+        refreshed = areas(scorer.refreshed(trainer.images[trainer.rows]), inside, outside)
+        yield number, {**found, "gradient, reference refreshed": refreshed["gradient"]}
+
+
+def main() -> None:
+    """Prints a Markdown table for each number of epochs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", help="training images, as gradfast extract takes them")
+    parser.add_argument(
+        "--no-test",
+        action="store_true",
+        help="DATA has no test set beside it: leave alone the fifth that the study tests on",
+    )
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--labels", type=int, nargs="+", default=[0])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[10, 40])
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--weight", type=float, default=0.03)
+    parser.add_argument("--momentum", type=float)
+    parser.add_argument("--reference", default="total", choices=("total", "reconstruction"))
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    data = from_spec("trial", given.data, None, channels=given.channels, cache=given.cache)
+    if given.no_test:
+        train, held = split_off(data.train, seed=1)
+        data = replace(data, train=train, test=held)
+    settings = TrainingSettings(
+        batch_size=given.batch_size, weight=given.weight, momentum=given.momentum, reference=given.reference
+    )
+    found = {label: dict(trials(data, label, given.epochs, settings)) for label in given.labels}
+    for number in sorted(given.epochs):
+        print(f"\n| {number} epochs | " + " | ".join(map(str, given.labels)) + " | average |")
+        print("|---|" + "---|" * (len(given.labels) + 1))
+        for name in found[given.labels[0]][number]:
+            row = [found[label][number][name] for label in given.labels]
+            print(f"| {name} | {' | '.join(f'{a:.3f}' for a in row)} | {np.mean(row):.3f} |")
+
+
+if __name__ == "__main__":
+    main()
