@@ -232,7 +232,8 @@ def gradcon_section(source: str, records: Records, key: str, *, described: bool)
             cells = [["" if e is None else str(e) for e in row] for row in estimates]
             grids.append(grid(title, ["model", "score", *columns], [[*r, *c] for r, c in zip(rows, cells, strict=True)],
                               "After ±: half the 95% t-interval over the seeds."))  # fmt: skip
-    return Section("GradCON: one class normal", source, figures=figures, grids=grids)
+    names = ", ".join(dict.fromkeys(r["data"] for r in records))
+    return Section(f"GradCON, one class normal: {names}", source, figures=figures, grids=grids)
 
 
 def _evaluation(found: Found, records: Records, key: str, described: bool) -> Section:

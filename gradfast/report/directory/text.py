@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ def render_markdown(text: str, folder: str, shown: Callable[[str], Picture | Non
     """
     from markdown_it import MarkdownIt
 
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
     tokens = MarkdownIt("commonmark", {"html": False}).enable("table").parse(text)
     title, tokens = _title(tokens)
     return title, _Renderer(folder, shown).render(tokens)
