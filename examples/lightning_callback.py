@@ -1,7 +1,10 @@
 """Lightning: log how surprised the network is by its validation data, through whatever logger the trainer has."""
 
+from pathlib import Path
+
 import lightning
 import torch
+from lightning.pytorch.loggers import CSVLogger
 
 from gradfast.integrations.lightning import GradNormsCallback
 
@@ -27,6 +30,7 @@ class Classifier(lightning.LightningModule):
 data = torch.utils.data.DataLoader(
     torch.utils.data.TensorDataset(torch.randn(32, 8), torch.arange(32) % 3), batch_size=8
 )
-trainer = lightning.Trainer(max_epochs=2, callbacks=[GradNormsCallback()], accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+logger = CSVLogger(".")  # or TensorBoardLogger, WandbLogger, MLFlowLogger, ...
+trainer = lightning.Trainer(max_epochs=2, callbacks=[GradNormsCallback()], accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
 trainer.fit(Classifier(), data, data)
-print(trainer.callback_metrics)
+print(Path(logger.log_dir, "metrics.csv").read_text())

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .features import Features
     from .norms import GradNorms, explain, grad_dots, grad_gram, grad_norms
 
-_extension.load()
+if _extension.is_wanted_at_once():
+    _extension.load()
 
 # Public name -> the module that defines it; imported at first use, so that `import gradfast` stays quick.
 _PUBLIC = {

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from pathlib import Path
-
-import torch
 
 _REBUILD = (
     "pip install --no-build-isolation -e . (in the checkout), or pip install --no-build-isolation gradfast"
 )
 _MARKER = re.compile(rb"gradfast-built-for-torch=([^\0]+)\0")
+
+
+def is_wanted_at_once() -> bool:
+    """False for the command `gradfast`, whose help is to be quick: there `gradfast.ops` loads the operators."""
+    return Path(sys.argv[0] if sys.argv else "").name != "gradfast"
 
 
 def load() -> None:
@@ -20,12 +24,13 @@ def load() -> None:
     Raises:
         ImportError: it was not built, or was built for another torch than the one installed.
     """
+    installed = _torch()  # first, for the extension needs its libraries
     try:
         from . import _C
     except ImportError as error:
         raise ImportError(_reason(error), name="gradfast._C") from None
     built = _C.build_info()["torch"]
-    if _minor(built) != _minor(torch.__version__):
+    if _minor(built) != _minor(installed):
         raise ImportError(_other_torch(built), name="gradfast._C")
 
 
@@ -35,13 +40,19 @@ def _reason(error: ImportError) -> str:
         return f"gradfast's extension is not built: {_REBUILD}"
     found = _MARKER.search(Path(spec.origin).read_bytes())
     built = found[1].decode() if found else "unknown"
-    if _minor(built) != _minor(torch.__version__):
+    if _minor(built) != _minor(_torch()):
         return _other_torch(built)
     return f"gradfast's extension does not load ({str(error).splitlines()[0]}): {_REBUILD}"
 
 
 def _other_torch(built: str) -> str:
-    return f"gradfast was built for torch {built}, but torch {torch.__version__} is installed: {_REBUILD}"
+    return f"gradfast was built for torch {built}, but torch {_torch()} is installed: {_REBUILD}"
+
+
+def _torch() -> str:
+    import torch
+
+    return torch.__version__
 
 
 def _minor(version: str) -> list[str]:

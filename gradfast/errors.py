@@ -5,8 +5,6 @@ Every message names the argument, what came, and what was wanted.
 
 from __future__ import annotations
 
-from torch import Tensor
-
 __all__ = ["FallbackWarning", "GradfastError", "InputError", "ModelError", "describe"]
 
 
@@ -28,6 +26,8 @@ class FallbackWarning(UserWarning):
 
 def describe(value: object) -> str:
     """Says what ``value`` is in a few words, for an error message."""
+    from torch import Tensor  # here, for the command line's help is to be quick
+
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         article = "an" if dtype.startswith("int") else "a"

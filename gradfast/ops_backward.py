@@ -9,6 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from . import _extension
+
+_extension.load()  # if `import gradfast` has not
+
 _MIN_CHANNELS = 16
 # In float32 multiply-adds for each pair of input and output channels, as measured on AVX-512:
 _TILE = 50.0  # 36 products, and the transforms

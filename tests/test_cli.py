@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -135,6 +136,8 @@ class TestFit:
         assert sorted(path.name for path in detector.iterdir()) == [
             "classifier.skops",
             "detector.json",
+            "evaluation.csv",
+            "evaluation.parquet",
             "report.html",
         ]
         html = (detector / "report.html").read_text("utf-8")
@@ -359,3 +362,38 @@ def test_cifar10_against_tiny_imagenet(tmp_path: Path) -> None:
     # A loop of plain autograd over as many images gave 0.933 and 0.770.
     assert 0.91 < purview < 0.96
     assert 0.74 < softmax < 0.81
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["extract", "--help"], ["gradcon", "train", "--help"], ["--version"]]
+)
+def test_help_does_not_wait_for_torch(tmp_path: Path, arguments: list[str]) -> None:
+    script = tmp_path / "gradfast"  # the console script's name
+    script.write_text(
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('heavy:', sorted({'torch', 'numpy', 'pyarrow', 'sklearn'} & set(sys.modules))))\n"
+        "from gradfast.cli import main\n"
+        "main()\n"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, script, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("heavy: []")
+
+
+def test_the_console_script_loads_the_operators_when_it_needs_them(tmp_path: Path) -> None:
+    script = tmp_path / "gradfast"
+    script.write_text(
+        "import torch, gradfast\n"
+        "print(gradfast.grad_norms(torch.nn.Linear(3, 2), torch.ones(1, 3)).values.shape)\n"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert done.stdout.strip() == "torch.Size([1, 2, 2])", done.stderr

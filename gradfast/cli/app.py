@@ -18,6 +18,7 @@ from gradfast.cli.bench import bench
 from gradfast.cli.demo import demo
 from gradfast.cli.extract import extract
 from gradfast.cli.info import info
+from gradfast.cli.report import report
 from gradfast.cli.study import study
 from gradfast.cli.train import train
 
@@ -85,6 +86,7 @@ app.command()(extract)
 app.add_typer(detect.app, name="detect")
 app.add_typer(gradcon.app, name="gradcon")
 app.command()(study)
+app.command()(report)
 app.command()(info)
 app.command()(bench)
 app.command()(train)

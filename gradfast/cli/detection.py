@@ -32,6 +32,7 @@ from gradfast.detectors.persistence import require_free
 from gradfast.errors import InputError
 from gradfast.features import Features
 from gradfast.report import NormProfile, detection_page, write_page
+from gradfast.report.evaluation import write_outcomes
 from gradfast.version import __version__
 
 __all__ = ["Study", "fit_and_test", "score_table", "test_saved", "write_scores"]
@@ -82,6 +83,7 @@ def fit_and_test(
         fitted[label], tested[label] = features[fit_rows], features[test_rows]
     detector = make().fit(fitted.pop(""), concatenate(list(fitted.values())))
     detector.save(out, overwrite=overwrite)
+    write_outcomes(outcomes, out)
     accepted = 1 - detector.predict(tested.pop("")).mean()
     caught = {label: detector.predict(features).mean() for label, features in tested.items()}
 

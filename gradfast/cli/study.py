@@ -15,7 +15,7 @@ def study(
     declaration: Annotated[
         str,
         typer.Argument(
-            help="ood, adversarial, corruption, ablation, or a .toml file with models and sets of your own."
+            help="ood, tiny-imagenet, adversarial, corruption, ablation, or a .toml file with models and sets of your own."
         ),
     ],
     out: Annotated[

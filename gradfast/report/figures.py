@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NormProfile", "SetProfile", "layer_norms", "roc_curves", "score_histograms"]
+__all__ = ["NormProfile", "SetProfile", "layer_norms", "panel_grid", "roc_curves", "score_histograms"]
 
 _COLUMNS = 3
 _LINES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)))
@@ -65,7 +65,7 @@ class NormProfile:
 def score_histograms(outcomes: Sequence[Outcome], name: str = "histograms") -> str:
     """One panel per outlier set: the scores of samples in and out, on common bins."""
     with drawing():
-        figure, panels = _grid(len(outcomes), height=2.3)
+        figure, panels = panel_grid(len(outcomes), height=2.3)
         for i, (axes, outcome) in enumerate(zip(panels, outcomes, strict=True)):
             both = np.concatenate([outcome.scores_in, outcome.scores_out])
             # The rare extreme score would squeeze all others into one bin: it is drawn in the outermost one.
@@ -97,7 +97,7 @@ def score_histograms(outcomes: Sequence[Outcome], name: str = "histograms") -> s
 def roc_curves(by_set: Sequence[Sequence[Outcome]], name: str = "roc") -> str:
     """One panel per outlier set: outliers caught over in-samples rejected, for every method."""
     with drawing():
-        figure, panels = _grid(len(by_set), height=2.9)
+        figure, panels = panel_grid(len(by_set), height=2.9)
         for axes, outcomes in zip(panels, by_set, strict=True):
             axes.plot([0, 1], [0, 1], color=placeholder("grid"), linewidth=1.0)
             for i, outcome in enumerate(outcomes):
@@ -169,7 +169,8 @@ def _power_of_ten(exponent: int) -> str:
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _grid(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+def panel_grid(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels, at most three beside each other, each `height` inches high."""
     from matplotlib.figure import Figure
 
     columns = min(panels, _COLUMNS)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cell", "Group", "ResultTable", "Row", "metric_table", "rich_table", "rich_tables"]
 
-_HEADINGS = {
+HEADINGS = {
     "auroc": "AUROC ↑",
     "aupr_out": "AUPR out ↑",
     "aupr_in": "AUPR in ↑",
@@ -69,12 +69,12 @@ def metric_table(title: str, outcomes: Sequence[Outcome], notes: Sequence[str] =
         _group(name, OUTSIDE[i % len(OUTSIDE)], [outcome for outcome in outcomes if outcome.out_set == name])
         for i, name in enumerate(names)
     ]
-    return ResultTable(title, tuple(notes), tuple(_HEADINGS.values()), tuple(groups))
+    return ResultTable(title, tuple(notes), tuple(HEADINGS.values()), tuple(groups))
 
 
 def _group(name: str, role: str, outcomes: Sequence[Outcome]) -> Group:
     best = {}
-    for metric in _HEADINGS:
+    for metric in HEADINGS:
         shown = [round(getattr(outcome.mean, metric), 3) for outcome in outcomes]
         best[metric] = min(shown) if metric in _LOWER_IS_BETTER else max(shown)
     rows = []
@@ -86,7 +86,7 @@ def _group(name: str, role: str, outcomes: Sequence[Outcome]) -> Group:
                 spread=f"{getattr(spread, metric):.3f}".lstrip("0") if spread else "",
                 best=len(outcomes) > 1 and round(getattr(mean, metric), 3) == best[metric],
             )
-            for metric in _HEADINGS
+            for metric in HEADINGS
         ]
         rows.append(Row(outcome.method, tuple(cells)))
     return Group(name, role, tuple(rows))
