@@ -150,6 +150,63 @@ def test_fgsm_is_one_step_along_the_sign(model: nn.Module, images: Tensor, label
     assert torch.allclose(result.images[5:], wanted[5:])
 
 
+class TestCarliniWagner:
+    def test_is_nearer_than_one_constant_without_a_search(
+        self, model: nn.Module, images: Tensor, labels: Tensor
+    ) -> None:
+        torchattacks = pytest.importorskip("torchattacks")
+        right = model(images).argmax(1) == labels
+        x, y = images[right], labels[right]
+        result = attack(model, x, y, "cw")
+        other = torchattacks.CW(model)(x, y).detach()
+        fooled = model(other).argmax(1) != y
+        assert result.success.all()
+        assert fooled.all()
+        assert float(result.l2.median()) < 0.8 * float((other - x).flatten(1).norm(dim=1).median())
+
+    def test_finds_the_boundary_of_a_linear_model(self, images: Tensor, labels: Tensor) -> None:
+        """The nearest image over a hyperplane is the margin over its normal's norm away."""
+        model = Colours().eval()
+        x, y = images[5:], labels[5:]
+        with torch.no_grad():
+            logits = model(x)
+        colours = F.one_hot(y, 3).float()
+        weight = 20 / (1 + model.bn.eps) ** 0.5 / 64  # of one pixel in the logit of its colour
+        margin = (logits * colours).sum(1) - logits.masked_fill(colours.bool(), -torch.inf).amax(1)
+        least = margin / (2 * 64 * weight**2) ** 0.5
+        found = attack(model, x, y, "cw", searches=8, steps=300, lr=0.001).l2
+        assert (found >= least * 0.999).all()
+        assert (found <= least * 1.1 + 1e-3).all()
+
+    def test_kappa_asks_for_a_margin(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        result = attack(model, images, labels, "cw", kappa=0.5)
+        logits = model(result.adversarial())
+        ahead = logits.amax(1) - logits.gather(1, labels[result.success, None])[:, 0]
+        assert (ahead > 0.499).all()
+
+    def test_each_image_has_its_own_search(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+        whole = attack(model, images, labels, "cw", batch_size=20)
+        parts = attack(model, images, labels, "cw", batch_size=3)
+        assert torch.allclose(whole.l2, parts.l2, rtol=0.02)
+
+    def test_black_and_white_stay_finite(self, model: nn.Module, images: Tensor) -> None:
+        x = images.clone()
+        x[:, :, 0], x[:, :, 1] = 0, 1  # the same in all colours
+        result = attack(model, x, model(x).argmax(1), "cw")
+        assert result.success.all()
+        assert result.images.isfinite().all()
+        assert 0 <= float(result.images.min()) <= float(result.images.max()) <= 1
+
+    def test_what_cannot_be_fooled_comes_back_as_it_was(self, images: Tensor) -> None:
+        class Constant(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x.flatten(1)[:, :3] * 0 + torch.tensor([1.0, 0.0, 0.0])
+
+        with pytest.warns(AttackWarning, match="cw .* fooled none of the 20 images"):
+            result = attack(Constant(), images, torch.zeros(20, dtype=torch.int64), "cw", steps=5)
+        assert torch.equal(result.images, images)
+
+
 def test_hue_and_saturation_keep_the_value(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     result = attack(model, images, labels, "semantic")
     assert torch.allclose(result.images.amax(1), images.amax(1), atol=1e-5)
@@ -207,10 +264,11 @@ class TestNeverSucceeds:
         ({"eps": 8.0}, "eps: got 8.0; wanted above 0, at most 1"),
         ({"eps": float("inf")}, "eps: got inf"),
         ({"eps": "8/255"}, "eps: got '8/255'"),
-        ({"name": "cw", "eps": 0.1}, "eps: cw has no such setting, it has c, kappa, steps, lr"),
+        ({"name": "cw", "eps": 0.1}, "eps: cw has no such setting, it has c, kappa, searches, steps, lr"),
         ({"name": "bim", "step": 3}, "step: bim has no such setting.*nearest: steps"),
         ({"name": "bim", "steps": 0}, "steps: got 0"),
         ({"name": "bim", "steps": 2.0}, "steps: got 2.0"),
+        ({"name": "cw", "searches": 0}, "searches: got 0"),
         ({"name": "cw", "kappa": -1.0}, "kappa: got -1.0; wanted at least 0"),
         ({"name": "semantic", "trials": True}, "trials: got True"),
         ({"seed": -1}, "seed: got -1"),

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +47,9 @@ from gradfast.studies.images import Recipe, compressed, read_images, stored_qual
 from gradfast.studies.paper import paper_figure, paper_figures
 from gradfast.studies.protocols import Group, Pairing, run_method
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, SAME_SET, StudyResult
+from gradfast.studies.scorers import BestColumn
 from gradfast.studies.statistics import estimate, spearman
+from gradfast.studies.tables import summary_tables
 from gradfast.studies.verdict import verdict
 from gradfast.studies.write import write_results
 
@@ -376,7 +383,30 @@ def test_ood_study_runs_leaves_blank_and_goes_on(folder: Path, tmp_path: Path) -
         assert same.auroc == pytest.approx(r.auroc, abs=1e-9)
     (answer,) = verdict(found)
     assert any("use " in sentence for sentence in answer.sentences)
+    for table in summary_tables(found):
+        for group in table.groups:
+            for row in group.rows:
+                *areas, mean = (cell for cell in row.cells if cell.text != "–")
+                wanted_mean = sum(float(cell.text) for cell in areas) / len(areas)
+                assert float(mean.text) == pytest.approx(wanted_mean, abs=1e-3)
+                assert all(cell.spread for cell in (*areas, mean))
     assert {curve.outside for curve in found.curves} == {"inverse"}
+
+
+def test_steps_are_chosen_on_the_half_that_is_fitted_to(folder: Path, tmp_path: Path) -> None:
+    methods = ("odin", "odin-tuned", "mahalanobis-p-tuned")
+    found = run(folder, tmp_path, study(folder, methods=("max-softmax", "purview-all-ones", *methods)))
+    for method in methods[1:]:
+        (row,) = found.chosen(outside="inverse", protocol=SAME_SET, method=method)
+        assert row.samples == (30, 30, 30, 30)
+        assert 0 <= row.auroc <= 1
+    rng = np.random.default_rng(0)
+    columns = np.stack([rng.normal(size=80), np.repeat([0.0, 1.0], 40), np.repeat([0.0, 2.0], 40)], axis=1)
+    scorer = BestColumn().fit(columns[:40], columns[40:])
+    assert scorer.column == 1  # the first of equals
+    assert np.array_equal(scorer.score(columns[:3] * 5), columns[:3, 1] * 5)
+    with pytest.raises(InputError, match="chosen on known outliers"):
+        BestColumn().fit(columns)
 
 
 def test_a_study_of_a_single_class(folder: Path, tmp_path: Path) -> None:
@@ -579,6 +609,78 @@ def test_command_line_runs_a_declaration(
     assert (tmp_path / "out" / "mine.html").is_file()
     bad = CliRunner().invoke(app, ["study", "odd", *options])
     assert bad.exit_code == 2
+
+
+KILLED = """
+kind = "adversarial"
+attacks = ["fgsm", "pgd"]
+methods = ["purview-all-ones", "purview-one-hot", "penultimate", "max-softmax", "mahalanobis"]
+[[models]]
+name = "net"
+spec = "nets.py:net"
+weights = "net.safetensors"
+inside = "digits"
+fit = "digits-train"
+size = 8
+channels = 1
+[[sets]]
+name = "digits"
+[[sets]]
+name = "digits-train"
+"""
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_with_the_table_of_an_unbroken_run(
+    folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "killed.toml").write_text(KILLED, encoding="utf-8")
+
+    def started(name: str) -> subprocess.Popen[bytes]:
+        options = ["--images", "150", "--splits", "3", "--root", ".", "--no-progress"]
+        command = [sys.executable, "-m", "gradfast", "study", str(tmp_path / "killed.toml"), *options]
+        places = ["--cache", str(tmp_path / name / "cache"), "-o", str(tmp_path / name / "out")]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([*command, *places], cwd=folder, env=environment, stderr=subprocess.DEVNULL)
+
+    def kept(name: str) -> dict[str, int]:
+        """Finished files of the cache by name, with their sizes."""
+        files = (path for path in (tmp_path / name / "cache").rglob("*") if path.is_file())
+        return {
+            str(path.relative_to(tmp_path / name)): path.stat().st_size
+            for path in files
+            if path.suffix in (".npz", ".parquet") and not path.name.startswith(".")
+        }
+
+    assert started("unbroken").wait(300) == 0
+    wanted = kept("unbroken")
+    assert len(wanted) > 20
+    kills = 0
+    for more in (1, 2, 4, 7, 10):  # killed so many files after where the last run was killed
+        before, program = len(kept("killed")), started("killed")
+        while program.poll() is None and len(kept("killed")) < before + more:
+            time.sleep(0.002)
+        program.kill()
+        kills += program.wait(60) == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "out" / "killed.csv").exists() or program.returncode == 0
+    assert kills >= 3
+    assert started("killed").wait(300) == 0
+    # Nothing is lost, nothing is there twice. Outcomes are named by the bits of what they were fitted to, whose last may
+    # differ between two processes.
+    found = kept("killed")
+    assert len(found) == len(wanted)
+    assert {k: v for k, v in found.items() if "outcomes" not in k} == {
+        k: v for k, v in wanted.items() if "outcomes" not in k
+    }
+    table = Path("out", "killed.csv")
+    rows = (tmp_path / "killed" / table).read_text(encoding="utf-8")
+    assert rows == (tmp_path / "unbroken" / table).read_text(encoding="utf-8")
+    cells = [tuple(row[key] for key in CELL) for row in csv.DictReader(rows.splitlines())]
+    assert len(set(cells)) == len(cells)
+    assert len(cells) > 20
+
+
+CELL = ("model", "outside", "level", "protocol", "method", "metric")
 
 
 @pytest.mark.shared

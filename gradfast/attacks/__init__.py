@@ -1,4 +1,4 @@
-"""Adversarial images: gradient attacks by torchattacks within a stated budget, and shifts of hue and saturation."""
+"""Adversarial images: gradient attacks within a stated budget, and shifts of hue and saturation."""
 
 from .budgets import ATTACKS, budget_of
 from .pixel_model import on_pixels

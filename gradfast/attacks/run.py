@@ -15,6 +15,7 @@ from gradfast.errors import InputError, describe
 from gradfast.progress import SampleProgress
 
 from .budgets import budget_of
+from .carlini_wagner import carlini_wagner
 from .pixel_model import frozen
 from .semantic import shift_hue_saturation
 
@@ -94,12 +95,12 @@ def attack(
     - ``bim``: eps, alpha, steps. Kurakin et al., ICLR Workshops 2017.
     - ``iterll``: eps, alpha, steps; towards the class that is least likely at first. Kurakin et al., the same paper.
     - ``pgd``: eps, alpha, steps; from a random start. Madry et al., ICLR 2018.
-    - ``cw``: c, kappa, steps, lr. L2, Carlini and Wagner, S&P 2017, with one c and without the search for the best.
+    - ``cw``: c (the first), kappa, searches, steps, lr. L2, with the search for c; Carlini and Wagner, S&P 2017.
     - ``semantic``: trials. Hue and saturation; Hosseini and Poovendran, CVPR Workshops 2018.
 
-    The first five are torchattacks'. Only images that are right are attacked, in eval mode; the model is left as it was
+    The first four are torchattacks'. Only images that are right are attacked, in eval mode; the model is left as it was
     found, and so is the random state. ``pgd``'s random start depends on ``seed`` and on how the images fall into batches,
-    as does the step at which ``cw`` gives up; the others depend on neither.
+    ``semantic``'s shifts on ``seed`` and ``index``; the others depend on none of these but by rounding.
 
     Args:
         model: images float32 [B, C, H, W] in [0, 1] to logits [B, K]; see `on_pixels`.
@@ -157,13 +158,15 @@ def _run(
 ) -> Tensor:
     if name == "semantic":
         return shift_hue_saturation(model, x, y, int(budget["trials"]), seed, index)
+    if name == "cw":
+        return carlini_wagner(model, x, y, **budget)
     try:
         import torchattacks
     except ImportError as error:
         raise InputError(
             f"{name}: needs torchattacks, which cannot be imported ({error}): pip install torchattacks"
         ) from error
-    kinds = {"fgsm": "FGSM", "bim": "BIM", "iterll": "BIM", "pgd": "PGD", "cw": "CW"}
+    kinds = {"fgsm": "FGSM", "bim": "BIM", "iterll": "BIM", "pgd": "PGD"}
     with redirect_stdout(io.StringIO()):  # it prints what it is set to
         attacker = getattr(torchattacks, kinds[name])(model, **budget)
         if name == "iterll":

@@ -84,7 +84,7 @@ ADVERSARIAL = Study(
     attacks=("fgsm", "bim", "cw", "pgd", "iterll", "semantic"),
     profiles={
         "quick": Profile(160, 1000, 3, models=("resnet20",)),
-        "full": Profile(300, 2000, 5, model_images={"resnet56": 80, "densenet": 40}),
+        "full": Profile(400, 2000, 5, model_images={"resnet56": 80, "densenet": 40}),
     },
 )
 

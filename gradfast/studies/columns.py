@@ -114,19 +114,30 @@ class Reader:
         return {"images": images.fingerprint(), "mean": self.entry.mean, "std": self.entry.std}
 
     def _source_key(self, name: str, images: Images) -> dict[str, Any]:
-        source = make_source(name, self.model, std=self.entry.std, tap=self._tap)
+        source = self._made(name)
         fitted_on = self.training.fingerprint() if source.needs_fit and self.training is not None else None
         return {
-            "source": name, "settings": source.settings(), "model": self._fingerprint, "fitted_on": fitted_on,
+            "source": source.name, "settings": source.settings(), "model": self._fingerprint, "fitted_on": fitted_on,
             "torch": torch.__version__, **self._input(images),
         }  # fmt: skip
+
+    def _made(self, name: str) -> Source:
+        """The source of a name, with the step that follows a colon: "odin:0.002"."""
+        kind, _, eps = name.partition(":")
+        step = {"eps": float(eps)} if eps else {}
+        return make_source(kind, self.model, std=self.entry.std, tap=self._tap, **step)
 
     def _read(self, images: Images, rows: slice, names: Sequence[str]) -> dict[str, dict[str, NDArray[Any]]]:
         self._fit(names)
         x = self.normalised(images.pixels[rows])
         labels = torch.from_numpy(images.labels[rows])
         batches = [(x[part], labels[part]) for part in _batches(len(x))]
-        found = run_sources([self._fitted[name] for name in names], batches)
+        # One pass for all but those of a given step, whose names are not their sources' own.
+        plain = [name for name in names if ":" not in name]
+        found = run_sources([self._fitted[name] for name in plain], batches) if plain else {}
+        for name in names:
+            if name not in plain:
+                (found[name],) = run_sources([self._fitted[name]], batches).values()
         return {
             name: {
                 "values": columns.values, "names": np.array(columns.layers),
@@ -137,7 +148,7 @@ class Reader:
 
     def _fit(self, names: Sequence[str]) -> None:
         new = [name for name in names if name not in self._fitted]
-        made = [make_source(name, self.model, std=self.entry.std, tap=self._tap) for name in new]
+        made = [self._made(name) for name in new]
         if any(source.needs_fit for source in made):
             training = self.training
             assert training is not None

@@ -13,7 +13,7 @@ from gradfast.errors import InputError
 from gradfast.features import Features
 from gradfast.selection import nearest
 from gradfast.studies.columns import Columns
-from gradfast.studies.scorers import Matrix, MixedHead, PerClass, Scorer
+from gradfast.studies.scorers import BestColumn, Matrix, MixedHead, PerClass, Scorer
 
 __all__ = ["METHODS", "MethodEntry", "find_method"]
 
@@ -28,7 +28,7 @@ class MethodEntry:
     Attributes:
         name: what options call it.
         title: what tables call it.
-        reads: what it reads: "one-hot", "all-ones" (norms), or the name of a source.
+        reads: what it reads: "one-hot", "all-ones" (norms), or the name of a source, with a step after a colon if not its own.
         make: an unfitted scorer, from a seed and which of its columns are norms.
         learns: whether it is given outliers.
         layers: "first" or "last" parameter of the norms alone; None: all.
@@ -66,7 +66,8 @@ class MethodEntry:
         """Whether it reads a source that takes statistics of training images."""
         from gradfast.detectors.sources import SOURCES
 
-        return any(SOURCES[name].needs_fit for name in self.reads if name in SOURCES)
+        kinds = [name.partition(":")[0] for name in self.reads]
+        return any(SOURCES[kind].needs_fit for kind in kinds if kind in SOURCES)
 
     def _flat(self, columns: Columns) -> Matrix:
         if isinstance(columns, Features):
@@ -116,6 +117,14 @@ def _source(name: str) -> Make:
     return lambda seed, norms: SourceScore(name)
 
 
+def _best(seed: int, norms: NDArray[np.bool_]) -> Scorer:
+    return BestColumn()
+
+
+def _steps(source: str, *steps: str) -> tuple[str, ...]:
+    return tuple(f"{source}:{step}" for step in steps)
+
+
 _H = "H: log scale, standardise, logistic regression"
 _ONES, _HOT, _PEN = ("all-ones",), ("one-hot",), ("penultimate",)
 _ALL = (
@@ -150,11 +159,16 @@ _ALL = (
     MethodEntry("max-softmax", "maximum softmax", ("max_softmax",), _source("max_softmax"), False, paper="max_softmax",
                 about="Hendrycks & Gimpel, ICLR 2017"),
     MethodEntry("odin", "ODIN", ("odin",), _source("odin"), False, paper="odin", about="Liang et al., ICLR 2018; settings not tuned"),
+    MethodEntry("odin-tuned", "ODIN, step chosen", _steps("odin", "0", "0.0005", "0.001", "0.0014", "0.002", "0.004"), _best, True,
+                paper="odin", about="the step with the best AUROC on the samples in and out that may be fitted to; T = 1000"),
     MethodEntry("energy", "energy", ("energy",), _source("energy"), False, about="Liu et al., NeurIPS 2020"),
     MethodEntry("mahalanobis", "Mahalanobis (V)", ("mahalanobis",), _source("mahalanobis"), False, paper="mahalanobis",
                 about="Lee et al., NeurIPS 2018: last layer"),
     MethodEntry("mahalanobis-p", "Mahalanobis (P)", ("mahalanobis_p",), _source("mahalanobis_p"), False, paper="mahalanobis_p",
                 about="with input preprocessing, its step not tuned"),
+    MethodEntry("mahalanobis-p-tuned", "Mahalanobis (P), step chosen",
+                _steps("mahalanobis_p", "0", "0.0005", "0.001", "0.0014", "0.002", "0.005", "0.01"), _best, True, paper="mahalanobis_p",
+                about="Lee et al.'s steps; the one with the best AUROC on the samples in and out that may be fitted to"),
     MethodEntry("mahalanobis-fe", "Mahalanobis (FE)", ("mahalanobis_fe",), _weighed("mahalanobis_fe"), True, paper="mahalanobis_fe",
                 about="all layers, weighed by a logistic regression on outliers"),
     MethodEntry("mahalanobis-p-fe", "Mahalanobis (P+FE)", ("mahalanobis_p_fe",), _weighed("mahalanobis_p_fe"), True, paper="mahalanobis_p_fe",

@@ -19,7 +19,7 @@ from gradfast.studies.results import (
     Result,
     StudyResult,
 )
-from gradfast.studies.statistics import Estimate
+from gradfast.studies.statistics import Estimate, estimate
 
 __all__ = ["PROTOCOLS", "control_table", "curve_table", "detail_tables", "figure_text", "summary_tables"]
 
@@ -97,10 +97,16 @@ def _group(
                 continue
             figure = paper_auroc(study, model, column, method)
             shown.append(Cell("–", "", False, "" if figure is None else figure_text(figure)))
-        known = [result.auroc for result in row if result is not None]
-        mean = sum(known) / len(known) if known else math.nan
-        rows.append(Row(METHODS[method].title, (*shown, Cell(figure_text(mean), "", False))))
+        rows.append(Row(METHODS[method].title, (*shown, _mean_cell([r for r in row if r is not None]))))
     return Group(name, OUTSIDE[number % len(OUTSIDE)], tuple(rows))
+
+
+def _mean_cell(results: Sequence[Result]) -> Cell:
+    """AUROC over all sets, with the interval of that mean over the splits, which all sets share."""
+    splits = [[split.auroc for split in r.outcome.splits] for r in results if r.outcome is not None]
+    if not splits:
+        return BLANK
+    return _estimate_cell(estimate([sum(areas) / len(areas) for areas in zip(*splits, strict=True)]))
 
 
 def _corruption_tables(found: StudyResult, model: ModelEntry) -> Iterable[ResultTable]:

@@ -30,8 +30,8 @@ _READING = (
     " it covers the draw of images, not another training of the network.",
     "'Given outliers': the method was fitted to known outliers, by which protocol the table's title says. 'Given none': it never"
     " saw any, in either table. Nothing was tuned for this run. H's few settings are gradfast's defaults, which were once chosen"
-    " on samples of CIFAR-10 and Tiny ImageNet; ODIN's and the Mahalanobis detector's step are fixed defaults, where their papers"
-    " tune them on outliers, which favours the papers' figures of these two.",
+    " on samples of CIFAR-10 and Tiny ImageNet; ODIN's and the Mahalanobis detector's step are fixed defaults where the row does"
+    " not say that it was chosen; their papers tune them on outliers, which favours the papers' figures of these two.",
     "'paper': the tutorial's figure for the same row (ICIP 2023; Lee et al., IEEE Access 2023), with other weights, more images"
     " and without JPEG. The slides name no network but for attacks, no side of AUPR (it is put beside AUPR out), and no metric"
     " for attacks and corruptions (read as AUROC).",

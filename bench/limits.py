@@ -1,0 +1,160 @@
+"""What keeps detection of corruptions and of semantic attacks below its mark: H, the number of images, or the images themselves?
+
+    python -m bench.limits ../shared/data
+
+ResNet-20 on CIFAR-10. Test images 0 to 799 are fitted to, 800 to 1199 are tested; clean and corrupted images have been
+through the same JPEG passes, as in the corruption study. `pixels` is a small CNN trained from nothing to tell the two apart
+by 2,000 training images of either kind: more than any H is shown, and it reads the pixels, not the network.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gradfast import FeatureExtractor, Features
+from gradfast.attacks import attack, on_pixels
+from gradfast.corruptions import corrupt
+from gradfast.data import Pixels, jpeg, open_images, read_pixels
+from gradfast.detectors import Purview, evaluate
+from gradfast.models import load_model
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FIT, FEW, TESTED, PIXELS = 800, 250, 400, 2000
+QUALITY = 75  # of the files
+SLIGHT = 5 / 255
+
+Array = NDArray[np.float64]
+
+
+def main(data: Path) -> None:
+    """Prints a table of the corruptions missed at level 5, and one of semantic attacks."""
+    network = load_model("cifar_resnet20", weights=data / "cifar10-resnet20.safetensors")
+    model = on_pixels(network, MEAN, STD)
+    train = read_pixels(open_images(data / "cifar10-train.parquet"), limit=PIXELS)
+    test = read_pixels(open_images(data / "cifar10-test.parquet"), limit=FIT + TESTED)
+    _corruptions(model, train, test, [(name, 5) for name in ("exposure", "decolor", "dirty_lens")])
+    _semantic(model, train, test)
+
+
+def _corruptions(model: nn.Module, train: Pixels, test: Pixels, cells: list[tuple[str, int]]) -> None:
+    clean, clean_train = jpeg(test.images, QUALITY), jpeg(train.images, QUALITY)
+    known = {contrast: _norms(model, clean, contrast) for contrast in ("all-ones", "one-hot")}
+    print(
+        "| corruption, level | accuracy | changed by less than 5/255 | all-ones, H on 250 | on 800 | boosting on 800 | MLP on 800 | one-hot on 250 | on 800 | pixels |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name, level in [("none", 0), *cells]:
+        if not level:
+            print(f"| clean | {_accuracy(model, clean, test.labels):.3f} | | | | | | | | |")
+            continue
+        worse = jpeg(corrupt(test.images, name, level, index=test.index), QUALITY)
+        slight = (worse - clean).square().mean((1, 2, 3)).sqrt() < SLIGHT
+        ones, hot = (_norms(model, worse, contrast) for contrast in known)
+        row = [
+            _purview(known["all-ones"], ones, "logistic", FEW),
+            _purview(known["all-ones"], ones, "logistic", FIT),
+            _purview(known["all-ones"], ones, "boosting", FIT),
+            _purview(known["all-ones"], ones, "mlp", FIT),
+            _purview(known["one-hot"], hot, "logistic", FEW),
+            _purview(known["one-hot"], hot, "logistic", FIT),
+            _pixels(
+                clean_train,
+                jpeg(corrupt(train.images, name, level, seed=1, index=train.index), QUALITY),
+                clean[FIT:],
+                worse[FIT:],
+            ),
+        ]
+        print(f"| {name}, {level} | {_accuracy(model, worse, test.labels):.3f} | {float(slight.float().mean()):.2f} | "
+              + " | ".join(f"{area:.3f}" for area in row) + " |", flush=True)  # fmt: skip
+
+
+def _semantic(model: nn.Module, train: Pixels, test: Pixels) -> None:
+    found = attack(model, test.images, test.labels, "semantic", index=test.index)
+    fooled = found.success.nonzero()[:, 0]
+    half = len(fooled) // 2
+    clean, shifted = test.images[fooled], found.images[fooled]
+    known, unknown = _norms(model, clean, "one-hot"), _norms(model, shifted, "one-hot")
+    detector = Purview(folds=None).fit(known[:half], unknown[:half])
+    inside, outside = detector.score(known[half:]), detector.score(unknown[half:])
+    with torch.no_grad():
+        sure = model(shifted[half:]).softmax(1).amax(1).numpy()
+        sure_clean = model(clean[half:]).softmax(1).amax(1).numpy()
+    print(f"\nSemantic, one-hot: {half} + {half} to fit to, {len(inside)} + {len(outside)} tested\n")
+    print("| shifted images | share | one-hot AUROC | maximum softmax AUROC |\n|---|---|---|---|")
+    for title, rows in (
+        ("all", sure >= 0),
+        ("wrong with a confidence below 0.6", sure < 0.6),
+        ("0.6 to 0.9", (sure >= 0.6) & (sure < 0.9)),
+        ("0.9 and above", sure >= 0.9),
+    ):
+        print(f"| {title} | {rows.mean():.2f} | {evaluate(inside, outside[rows]).auroc:.3f} |"
+              f" {evaluate(-sure_clean, -sure[rows]).auroc:.3f} |")  # fmt: skip
+    wrong = test.images[found.predictions_before != test.labels]
+    mistakes = detector.score(_norms(model, wrong, "one-hot"))
+    print(
+        f"\nClean images that the network gets wrong, held against the same clean ones: {evaluate(inside, mistakes).auroc:.3f}"
+    )
+    some = attack(model, train.images[: PIXELS // 2], train.labels[: PIXELS // 2], "semantic", seed=1)
+    area = _pixels(
+        train.images[: PIXELS // 2][some.success], some.adversarial(), clean[half:], shifted[half:]
+    )
+    print(f"Pixels, trained on {int(some.success.sum())} of either kind: {area:.3f}")
+
+
+def _norms(model: nn.Module, images: Tensor, contrast: str) -> Features:
+    extractor = FeatureExtractor(model.get_submodule("model"), contrast=contrast, batch_size=64)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
+    return extractor.extract(((images - mean) / std, torch.full((len(images),), -1)), progress=False)
+
+
+def _accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    with torch.no_grad():
+        found = torch.cat([model(part).argmax(1) for part in images.split(100)])
+    return float((found == labels).float().mean())
+
+
+def _purview(known: Features, unknown: Features, head: str, fit: int) -> float:
+    detector = Purview(head, folds=None, random_state=0).fit(known[:fit], unknown[:fit])
+    return float(evaluate(detector.score(known[FIT:]), detector.score(unknown[FIT:])).auroc)
+
+
+def _pixels(known: Tensor, unknown: Tensor, tested_known: Tensor, tested_unknown: Tensor) -> float:
+    """AUROC of a CNN that was trained to tell the first two apart, on the other two."""
+    torch.manual_seed(0)
+    x = torch.cat([known, unknown])
+    y = torch.cat([torch.zeros(len(known)), torch.ones(len(unknown))])
+    epochs, size = 8, 64
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1),
+    )  # fmt: skip
+    steps = epochs * -(-len(x) // size)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(x)).split(size):
+            batch = x[rows].flip(-1) if torch.rand(()) < 0.5 else x[rows]
+            loss = F.binary_cross_entropy_with_logits(net(2 * batch - 1)[:, 0], y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.eval()
+    with torch.no_grad():
+        scores = [net(2 * images - 1)[:, 0].double().numpy() for images in (tested_known, tested_unknown)]
+    return float(evaluate(*scores).auroc)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(Path(sys.argv[1]))
