@@ -168,7 +168,9 @@ class Engine:
         collector = Collector(graph, plan, metric, self.shapes, v.shape[0], leave)
         with torch.no_grad():
             start = v.to(graph.root.dtypes[graph.root_output])
-            sweep(graph, plan, start, collector, norms=isinstance(metric, SquaredNorm))
+            on_cpu = self.session.device.type == "cpu"
+            release = self.budget // 20 if self.budget is not None and on_cpu else None
+            sweep(graph, plan, start, collector, norms=isinstance(metric, SquaredNorm), release_after=release)
             collector.flush()
         return collector.results
 
