@@ -7,6 +7,7 @@
 #   make lint      ruff, mypy and clang-format
 #   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell (docs/cuda.md)
 #   make docs      the documentation, into build/site; has an environment of its own
+#   make lock      requirements/*.lock from what is installed (make distclean first, to have the newest)
 #   make bench     the benchmarks, ten minutes; writes bench/RESULTS.md (BENCH_ARGS="--minutes 3 --only mlp kernels")
 #
 # PYTHON=python3.12 chooses the interpreter, PIP_TORCH="torch==2.9.1 torchvision==0.24.1" the torch, MAX_JOBS=1 the
@@ -26,7 +27,7 @@ PEERS := $(VENV)/.gradfast-peers
 SOURCES := $(shell find csrc build_support -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
 CMAKE_BUILD := build/cmake$(if $(SANITIZE),-sanitize)
 
-.PHONY: setup demo test test-all fuzz cpp-test lint format docs bench clean distclean
+.PHONY: setup demo test test-all fuzz cpp-test lint format docs lock bench clean distclean
 
 setup: $(EXTENSION)
 
@@ -86,6 +87,11 @@ $(VENV)-docs/.installed: pyproject.toml
 	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
 	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check "mkdocs-material>=9.5" "mkdocstrings[python]>=0.29"
 	touch $@
+
+# Two locks: some extras pin older versions of what the site's generator needs.
+lock: $(PEERS) $(VENV)-docs/.installed
+	$(BIN)/python -m build_support.lock dev $(BIN)/python
+	$(BIN)/python -m build_support.lock docs $(VENV)-docs/bin/python
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
