@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 from setuptools import Extension
 from torch.utils.cpp_extension import CppExtension, CUDAExtension, include_paths
 
-from . import cuda, flags
+from . import cuda, flags, version
 from .command import ROOT, relative
 
 
-def version() -> str:
-    """The version of gradfast, from the one place where it is written."""
-    text = (ROOT / "gradfast" / "version.py").read_text()
-    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
-    assert found, "gradfast/version.py has no __version__"
-    return found[1]
-
-
-def extension() -> Extension:
-    """gradfast._C: for the CPU, and for CUDA where torch and a toolkit allow it."""
+def extension(toolkit: cuda.Toolkit | None) -> Extension:
+    """gradfast._C: for the CPU, and for CUDA where there is a toolkit (`cuda.toolkit`)."""
     cxx = [*flags.COMMON, *flags.openmp(), flags.standard(torch.__version__)]
     macros = [
-        ("GRADFAST_VERSION", f'"{version()}"'),
+        ("GRADFAST_VERSION", f'"{version.public()}"'),
         ("GRADFAST_CXX_FLAGS", f'"{" ".join(cxx)}"'),
         # Not read by the code: a torch upgraded in place changes the command line, so ninja rebuilds.
         ("GRADFAST_TORCH", f'"{torch.__version__}"'),
@@ -37,7 +27,6 @@ def extension() -> Extension:
     # The choice of a CUDA kernel needs no CUDA: every build can tell it.
     plan = "csrc/cuda/plan.cpp"
     sources = [*relative("csrc/*.cpp"), *relative("csrc/cpu/*.cpp"), plan]
-    toolkit = cuda.toolkit()
     if toolkit is None:
         return CppExtension("gradfast._C", sources=sources, define_macros=macros, **common)
     return CUDAExtension(

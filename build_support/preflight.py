@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import site
 import subprocess
 import sys
 import sysconfig
@@ -43,16 +44,32 @@ def require_torch() -> ModuleType:
     return torch
 
 
+def site_folders() -> list[Path]:
+    """Where the packages of the environment that is built for may lie, best first; build isolation hides them.
+
+    pip's isolation keeps the interpreter; other front ends make an environment of their own, then the activated one is
+    meant. Folders that do not exist are left out.
+    """
+    paths = sysconfig.get_paths()
+    places = [Path(paths["purelib"]), Path(paths["platlib"])]
+    if sys.prefix == sys.base_prefix:
+        places.append(Path(site.getusersitepackages()))
+    if environment := os.environ.get("VIRTUAL_ENV"):
+        python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        places.append(Path(environment) / "lib" / python / "site-packages")
+    return [place for place in dict.fromkeys(places) if place.is_dir()]
+
+
 def _refuse_other_torch(torch: ModuleType) -> None:
-    # pip's build isolation installs a torch of its own; what is built for it would not load beside another.
-    site = sysconfig.get_paths()["purelib"]
-    if Path(site).resolve() in Path(str(torch.__file__)).resolve().parents:
+    # What is built for a torch from elsewhere (PYTHONPATH, an isolated build's own) would not load beside this one.
+    folder = sysconfig.get_paths()["purelib"]
+    if Path(folder).resolve() in Path(str(torch.__file__)).resolve().parents:
         return
-    installed = next(iter(importlib.metadata.distributions(name="torch", path=[site])), None)
+    installed = next(iter(importlib.metadata.distributions(name="torch", path=[folder])), None)
     if installed is not None and installed.version.split("+")[0] != torch.__version__.split("+")[0]:
         fail(
-            f"torch {installed.version} is installed but pip's build isolation would build for "
-            f"torch {torch.__version__}: use pip install --no-build-isolation"
+            f"torch {installed.version} is installed, but the build sees "
+            f"torch {torch.__version__} in {Path(str(torch.__file__)).parent.parent}: use pip install --no-build-isolation"
         )
 
 

@@ -24,6 +24,8 @@
 // for.
 extern "C" __attribute__((used, visibility("default"))) const char gradfast_torch_marker[] =
     "gradfast-built-for-torch=" TORCH_VERSION;
+extern "C" __attribute__((used, visibility("default"))) const char gradfast_cuda_marker[] =
+    "gradfast-built-for-cuda=" GRADFAST_CUDA_VERSION;
 
 namespace gradfast {
 namespace {

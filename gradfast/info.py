@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import re
@@ -21,9 +22,14 @@ _ARCHS = {"avx2": "AVX2", "avx512": "AVX-512", "avx512bf16": "AVX-512 with bf16"
 
 
 class Versions(TypedDict):
-    """Versions of what is installed; `torch_cuda` is None for a torch without CUDA."""
+    """Versions of what is installed.
+
+    `distribution` is gradfast's with the local part that names torch and CUDA, None where no package was installed;
+    `torch_cuda` is None for a torch without CUDA.
+    """
 
     gradfast: str
+    distribution: str | None
     python: str
     torch: str
     torch_cuda: str | None
@@ -70,6 +76,7 @@ def collect() -> Info:
     return {
         "versions": {
             "gradfast": __version__,
+            "distribution": _distribution(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torch_cuda": torch.version.cuda,
@@ -116,7 +123,7 @@ def _sections(info: Info) -> dict[str, dict[str, str]]:
     cap = os.environ.get("GRADFAST_CPU_ISA")
     return {
         "installed": {
-            "gradfast": versions["gradfast"],
+            "gradfast": versions["distribution"] or versions["gradfast"],
             "python": f"{versions['python']} ({sys.platform}, {platform.machine()})",
             "torch": f"{versions['torch']} ({_cuda_of_torch(versions['torch_cuda'])})",
         },
@@ -138,6 +145,15 @@ def _sections(info: Info) -> dict[str, dict[str, str]]:
             "CUDA kernels": runtime["cuda_kernels"],
         },
     }
+
+
+def _distribution() -> str | None:
+    """The installed package's version, if it is this version of gradfast."""
+    try:
+        found = importlib.metadata.version("gradfast")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return found if found.split("+")[0] == __version__ else None
 
 
 def _label(isa: str) -> str:

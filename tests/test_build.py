@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from gradfast import _C, info
+from gradfast import _C, _extension, info
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -174,6 +174,43 @@ def test_import_of_an_extension_that_no_longer_loads(package_copy: Path) -> None
 def test_import_beside_another_torch() -> None:
     error = import_error(python("-c", "import torch; torch.__version__ = '2.99.0'; import gradfast"))
     assert f"built for torch {_C.build_info()['torch']}, but torch 2.99.0 is installed" in error
+
+
+CUDA = "13.0" if torch.version.cuda != "13.0" else "12.8"
+
+
+def test_import_of_an_extension_for_another_cuda(package_copy: Path) -> None:
+    binary = package_copy / "gradfast" / Path(_C.__file__).name
+    same_torch = f"gradfast-built-for-torch={_C.build_info()['torch']}\0"
+    binary.write_bytes(f"not ELF\0{same_torch}gradfast-built-for-cuda={CUDA}\0".encode())
+    error = import_error(python("-c", IMPORT_COPY, cwd=package_copy, PYTHONPATH=str(package_copy)))
+    assert f"gradfast was built for CUDA {CUDA}, but torch {torch.__version__} has " in error
+    # Kernels for the CPU alone are no reason: then the loader's own words are the news.
+    binary.write_bytes(f"not ELF\0{same_torch}gradfast-built-for-cuda=\0".encode())
+    error = import_error(python("-c", IMPORT_COPY, cwd=package_copy, PYTHONPATH=str(package_copy)))
+    assert "gradfast's extension does not load (" in error
+
+
+@pytest.mark.parametrize(
+    ("built", "installed", "said"),
+    [
+        ("13.0", "12.8", "built for CUDA 13.0, but torch {} has CUDA 12.8"),
+        ("13.0", None, "built for CUDA 13.0, but torch {} has no CUDA"),
+        ("12.4", "12.8", None),
+        ("", "13.0", None),
+        ("", None, None),
+    ],
+)
+def test_cuda_of_the_same_major_version_will_do(
+    monkeypatch: pytest.MonkeyPatch, built: str, installed: str | None, said: str | None
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", installed)
+    found = _extension._unfit(torch.__version__, built)
+    if said is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert said.format(torch.__version__) in found
 
 
 def test_unknown_public_name() -> None:
