@@ -48,13 +48,13 @@ build_sdist = build_meta.build_sdist
 def prepare_metadata_for_build_wheel(metadata_directory: str, config_settings: Settings = None) -> str:
     """setuptools', with torch in sight: the version and the dependencies name it."""
     _see_torch()
-    return build_meta.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
+    return str(build_meta.prepare_metadata_for_build_wheel(metadata_directory, config_settings))
 
 
 def prepare_metadata_for_build_editable(metadata_directory: str, config_settings: Settings = None) -> str:
     """As `prepare_metadata_for_build_wheel`."""
     _see_torch()
-    return build_meta.prepare_metadata_for_build_editable(metadata_directory, config_settings)
+    return str(build_meta.prepare_metadata_for_build_editable(metadata_directory, config_settings))
 
 
 def build_wheel(
@@ -62,7 +62,7 @@ def build_wheel(
 ) -> str:
     """setuptools', with torch in sight."""
     _see_torch()
-    return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
+    return str(build_meta.build_wheel(wheel_directory, config_settings, metadata_directory))
 
 
 def build_editable(
@@ -70,7 +70,7 @@ def build_editable(
 ) -> str:
     """setuptools', with torch in sight."""
     _see_torch()
-    return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
+    return str(build_meta.build_editable(wheel_directory, config_settings, metadata_directory))
 
 
 def _see_torch() -> None:

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("name", choices=["dev", "docs"])
     parser.add_argument("python", help="the environment's interpreter")
     asked = parser.parse_args()
-    freeze = [asked.python, "-m", "pip", "freeze", "--exclude-editable"]
+    freeze = [asked.python, "-m", "pip", "freeze", "--all", "--exclude", "pip", "--exclude-editable"]
     pins = lines(subprocess.run(freeze, check=True, capture_output=True, text=True).stdout)
     head = [f"# {environment(asked.python)}. Made by `make lock`, checked by tests/test_packaging.py.", ""]
     (FOLDER / f"{asked.name}.lock").write_text("\n".join([*head, *pins, ""]))

@@ -56,7 +56,9 @@ def _unfit(built: str, cuda: str) -> str | None:
     # Kernels for the CPU alone go with a torch of any kind; those for CUDA want a runtime of the same major version.
     if cuda and cuda.split(".")[0] != (torch.version.cuda or "").split(".")[0]:
         installed = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
-        return f"gradfast was built for CUDA {cuda}, but torch {torch.__version__} has {installed}: {_REBUILD}"
+        return (
+            f"gradfast was built for CUDA {cuda}, but torch {torch.__version__} has {installed}: {_REBUILD}"
+        )
     return None
 
 

@@ -108,10 +108,10 @@ def overlay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def isolated(
-    code: str, overlay: Path, checkout: Path, **extra: str
-) -> subprocess.CompletedProcess[str]:
-    return run([sys.executable, "-c", ISOLATED + textwrap.dedent(code), str(overlay), str(checkout)], checkout, extra)
+def isolated(code: str, overlay: Path, checkout: Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    return run(
+        [sys.executable, "-c", ISOLATED + textwrap.dedent(code), str(overlay), str(checkout)], checkout, extra
+    )
 
 
 def metadata(text: str) -> Message:
@@ -150,7 +150,10 @@ class TestSdist:
         made = {"PKG-INFO", "setup.cfg"}
         found = {name for name in names if name not in made and not name.startswith("gradfast.egg-info/")}
         assert found == set(tracked()) - {".ci/run", ".gitignore"}
-        assert {name for name in found if name.startswith("csrc/")} > {"csrc/bind.cpp", "csrc/cuda/kernels/direct.cu"}
+        assert {name for name in found if name.startswith("csrc/")} > {
+            "csrc/bind.cpp",
+            "csrc/cuda/kernels/direct.cu",
+        }
 
     def test_version_names_no_torch_and_takes_any(self, sdist: Path) -> None:
         with tarfile.open(sdist) as archive:
@@ -162,8 +165,19 @@ class TestSdist:
         # A resolver that trusted the sdist's requirements would miss the pin of the wheel made from it.
         assert "requires-dist" in [name.lower() for name in found.get_all("Dynamic", [])]
 
-    def test_pip_takes_what_is_built_from_it_for_the_version_asked_for(self, sdist: Path, tmp_path: Path) -> None:
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--no-deps", "--no-index"]
+    def test_pip_takes_what_is_built_from_it_for_the_version_asked_for(
+        self, sdist: Path, tmp_path: Path
+    ) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--no-deps",
+            "--no-index",
+        ]
         command += ["--no-build-isolation", "--find-links", str(sdist.parent), f"gradfast=={__version__}"]
         found = run(command, tmp_path)
         assert found.returncode == 0, found.stdout + found.stderr
@@ -186,7 +200,9 @@ class TestWheelVersion:
             pytest.skip("an unpacked sdist, whose wheels bear its own version")
         assert version.of_wheel(torch_version, cuda) == f"{__version__}+{local}"
 
-    def test_is_that_of_the_sdist_it_is_made_from(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_that_of_the_sdist_it_is_made_from(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "gradfast").mkdir()
         (tmp_path / "gradfast" / "version.py").write_text('__version__ = "1.2.3"\n')
         monkeypatch.setattr(version, "ROOT", tmp_path)
@@ -224,7 +240,11 @@ class TestIsolation:
         """
 
     def test_without_torch_is_one_line(self, checkout: Path, overlay: Path) -> None:
-        for hook in ("get_requires_for_build_wheel()", "build_wheel('.')", "get_requires_for_build_editable()"):
+        for hook in (
+            "get_requires_for_build_wheel()",
+            "build_wheel('.')",
+            "get_requires_for_build_editable()",
+        ):
             code = textwrap.dedent(self.NO_TORCH) + f"from build_support import backend\nbackend.{hook}"
             made = isolated(code, overlay, checkout)
             assert made.returncode == 1
@@ -288,13 +308,17 @@ class TestLocks:
     def test_lock_names_no_place(self) -> None:
         frozen = "# Editable\n-e /somewhere\nzlib==1\nTorch==2.14.1\ngradfast==0.1.0\n"
         assert lock.lines(frozen) == ["Torch==2.14.1", "zlib==1"]
-        with pytest.raises(SystemExit, match="installed from a place.*torch @ file:///x"):
+        with pytest.raises(SystemExit, match=r"installed from a place.*torch @ file:///x"):
             lock.lines("torch @ file:///x/torch.whl")
 
 
 def test_pythons_are_named_alike_everywhere(project: dict) -> None:
     prefix = "Programming Language :: Python :: 3."
-    minors = [int(line.removeprefix(prefix)) for line in project["project"]["classifiers"] if line.startswith(prefix)]
+    minors = [
+        int(line.removeprefix(prefix))
+        for line in project["project"]["classifiers"]
+        if line.startswith(prefix)
+    ]
     assert project["project"]["requires-python"] == f">=3.{min(minors)}"
     assert project["tool"]["cibuildwheel"]["build"].split() == [f"cp3{minor}-*" for minor in minors]
     assert f"Python 3.{min(minors)} to 3.{max(minors)}" in (ROOT / "README.md").read_text()
@@ -303,7 +327,11 @@ def test_pythons_are_named_alike_everywhere(project: dict) -> None:
 
 def test_versions_page_and_changelog_are_current() -> None:
     page = (ROOT / "docs" / "versions.md").read_text()
-    rows = {row.split("|")[1].split("(")[0].strip(): row.split("|")[4].strip() for row in page.splitlines() if row.count("|") == 5}
+    rows = {
+        row.split("|")[1].split("(")[0].strip(): row.split("|")[4].strip()
+        for row in page.splitlines()
+        if row.count("|") == 5
+    }
     assert rows["features"] == str(SCHEMA_VERSION)
     assert rows["detectors"] == str(FORMAT)
     assert rows["GradCON checkpoints"] == f"`{_FORMAT}`"
@@ -316,7 +344,11 @@ def test_versions_page_and_changelog_are_current() -> None:
 @pytest.mark.slow
 def test_wheel_built_in_isolation_runs_in_a_clean_environment(checkout: Path, tmp_path: Path) -> None:
     """`pip wheel .`, compiled for the CPU, then installed beside torch and used. Needs the package index."""
-    built = run([sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "-w", str(tmp_path), "."], checkout, timeout=3600)
+    built = run(
+        [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "-w", str(tmp_path), "."],
+        checkout,
+        timeout=3600,
+    )
     assert built.returncode == 0, built.stdout[-5000:] + built.stderr[-5000:]
     [wheel] = tmp_path.glob("*.whl")
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
@@ -324,14 +356,19 @@ def test_wheel_built_in_isolation_runs_in_a_clean_environment(checkout: Path, tm
 
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    [binary] = [name for name in names if name.startswith("gradfast/_C.") and name.endswith(".so") and "stray" not in name]
+    [binary] = [
+        name
+        for name in names
+        if name.startswith("gradfast/_C.") and name.endswith(".so") and "stray" not in name
+    ]
     assert names - {binary} == {name for name in tracked() if name.startswith("gradfast/")}
 
     clean = tmp_path / "clean"
     venv.create(clean, symlinks=True)
     python = str(clean / "bin" / "python")
     installed = run(
-        [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", str(wheel)], tmp_path
+        [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", str(wheel)],
+        tmp_path,
     )
     assert installed.returncode == 0, installed.stderr
     # torch and the like from here, behind the clean environment's own packages; an editable gradfast's hook stays out.
@@ -365,6 +402,8 @@ def test_wheel_built_in_isolation_runs_in_a_clean_environment(checkout: Path, tm
     assert used.returncode == 0, used.stderr
     assert Path(used.stdout.strip()).is_relative_to(clean)
 
-    refused = run([python, "-I", "-c", "import torch; torch.__version__ = '2.99.0'; import gradfast"], tmp_path)
+    refused = run(
+        [python, "-I", "-c", "import torch; torch.__version__ = '2.99.0'; import gradfast"], tmp_path
+    )
     assert refused.returncode == 1
     assert "but torch 2.99.0 is installed" in refused.stderr.splitlines()[-1]
