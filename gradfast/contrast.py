@@ -74,6 +74,15 @@ class Contrast:
         return cls(_parse_loss(loss, "cross_entropy"), targets=_parse_targets(contrast))
 
     @property
+    def count(self) -> int | None:
+        """How many rows a sample has; None: one for each class."""
+        if self.targets is not None:
+            return self.targets.shape[-2]
+        if self.ones:
+            return 1
+        return len(self.classes) if isinstance(self.classes, tuple) else self.classes
+
+    @property
     def per_sample(self) -> bool:
         """Whether each sample has targets of its own, [B, C, K]."""
         return self.targets is not None and self.targets.dim() == 3

@@ -250,7 +250,7 @@ def _run(engine: Engine, x: Inputs, batch: int, held: Contrast) -> tuple[Tensor,
         of_rows[chunk.start] = rows.classes
         return rows.cotangents()
 
-    values, logits = engine.run(x, batch, cotangents)
+    values, logits = engine.run(x, batch, cotangents, held.count)
     classes = next(iter(of_rows.values()))
     if classes is not None and classes.dim() == 2:
         # A chunk that did not fit was started again, smaller: of each start the last is what was run.

@@ -138,8 +138,9 @@ def test_what_is_chosen_fits(rows: int, all_rows: bool) -> None:
     assert 0 < refused < 500
 
 
-def test_under_a_budget_one_sample_goes_first_and_two_make_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More at once might pass the budget before it is known what one takes; and a plan is made with probes of each sample."""
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many samples each forward pass was given, in order."""
     sizes: list[int] = []
     record = Session.record
 
@@ -148,13 +149,35 @@ def test_under_a_budget_one_sample_goes_first_and_two_make_the_plan(monkeypatch:
         return record(self, x, chunk)
 
     monkeypatch.setattr(Session, "record", watched)
+    return sizes
+
+
+def test_under_a_budget_one_sample_goes_first_and_two_make_the_plan(sizes: list[int]) -> None:
+    """More at once might pass the budget before it is known what one takes; and a plan is made with probes of each sample."""
     model, x = Attention(), torch.randn(24, 10, 16)
     gradfast.grad_norms(model, x, memory_budget="1GB")
-    assert sizes[:2] == [1, 2]
-    assert sum(sizes) == 24
-    first = len(sizes)
+    assert sizes == [1, 2, 24]
     gradfast.grad_norms(model, x, memory_budget="1GB")
-    assert sizes[first:] == [24]
+    assert sizes[3:] == [24]
+
+
+@pytest.mark.parametrize("budget", [None, 60_000])
+def test_the_same_samples_go_together_whatever_ran_before(
+    budget: int | None, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last bits of a sample's norms depend on how many go with it."""
+    monkeypatch.setattr(chunks, "LARGEST_TENSOR", 70_000)
+    model, x = Attention(), torch.randn(45, 10, 16)
+    gradfast.grad_norms(model, x, memory_budget=budget)
+    at_first = list(sizes)
+    for rows in ({"contrast": "all-ones"}, {"classes": [0]}):
+        gradfast.grad_norms(model, x[:7], memory_budget=budget, **rows)
+        gradfast.grad_norms(model, x[:1], memory_budget=budget)
+        sizes.clear()
+        gradfast.grad_norms(model, x, memory_budget=budget)
+        assert sum(sizes) == 45
+        assert len(sizes) > 1
+        assert at_first[-len(sizes) :] == sizes
 
 
 def test_what_one_sample_needs_is_said() -> None:

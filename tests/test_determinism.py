@@ -71,3 +71,19 @@ class TestCompiled:
         torch.testing.assert_close(compiled(x, g), function(x, g))
         explained = torch._dynamo.explain(function)(x, g)
         assert explained.graph_break_count == 0
+
+
+@pytest.mark.parametrize("budget", [None, "3MB"])
+def test_the_same_bits_whatever_ran_before(budget: str | None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
+    ).eval()  # fmt: skip
+    x = torch.randn(45, 3, 32, 32)
+    first = gradfast.grad_norms(model, x, memory_budget=budget)
+    gradfast.grad_norms(model, x[:7], contrast="all-ones", memory_budget=budget)
+    gradfast.grad_norms(model, x[:1], memory_budget=budget)
+    later = gradfast.grad_norms(model, x, memory_budget=budget)
+    assert torch.equal(first.values, later.values)
+    assert torch.equal(first.logits, later.logits)

@@ -48,33 +48,46 @@ class Engine:
         self.fallback: set[str] = set()
         self.reached: set[str] = set()
 
-    def run(self, x: Inputs, batch: int, cotangents: Cotangents) -> tuple[Tensor, Tensor]:
-        """The metric of every sample [B, R, ..., L] and the logits [B, K]."""
+    def run(
+        self, x: Inputs, batch: int, cotangents: Cotangents, rows: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The metric of every sample [B, R, ..., L] and the logits [B, K]; ``rows`` are R, or None for one a class.
+
+        How many samples go together does not depend on what was run before, for the last bits depend on it.
+        """
         values: list[Tensor] = []
         logits: list[Tensor] = []
-        key = (shapes_of_samples(x), self.names, self.session.autocast, self.budget, type(self.metric))
+        key = (
+            shapes_of_samples(x), self.names, self.session.autocast, self.budget, type(self.metric), rows
+        )  # fmt: skip
         with self.session.borrow():
-            # Until a chunk has told what a sample costs, a few go first; under a budget one, then two, whose plan serves for more.
+            # Until a few samples have told what one costs, they go to be planned alone; under a budget one, then two, whose plan
+            # serves for more.
             known = self.book.sizes.get(key)
             size, start = known or (FIRST_CHUNK if self.budget is None else 1), 0
+            settled = known is not None
             while start < batch:
                 part = slice(start, start + chunks.balanced(batch - start, size))
+                wanted = None if settled or part.stop == batch else batch
                 if self.budget is not None and self.session.device.type == "cpu":
                     release_freed_memory()
                 try:
-                    value, z, size = self._samples(x, part, cotangents)
-                    if known is None and part.stop == 1:
-                        size = min(size, 2)
+                    value, z, size = self._samples(x, part, cotangents, wanted)
                 except RuntimeError as error:
                     if not _out_of_memory(error) or part.stop - part.start == 1:
                         raise
-                    size = max(1, (part.stop - part.start) // 2)
+                    size, settled = max(1, (part.stop - part.start) // 2), True
                     continue
-                if value is not None:  # else there were more samples than fit
+                if value is not None:
                     values.append(value)
                     logits.append(z)
-                    start = part.stop
-            self.book.sizes[key] = size
+                    start, settled = part.stop, True
+                elif size < part.stop - part.start:
+                    settled = True  # there were more samples than fit
+                elif part.stop == 1:
+                    size = min(size, 2)
+            if self.budget is None or batch > 1:  # a batch of one is planned without looking for samples
+                self.book.sizes[key] = size
             found = torch.cat(values), torch.cat(logits)
         if not self.reached:
             raise ModelError(
@@ -87,8 +100,12 @@ class Engine:
     def unused(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n not in self.reached)
 
-    def _samples(self, x: Inputs, part: slice, cotangents: Cotangents) -> tuple[Tensor | None, Tensor, int]:
-        """The metric of some samples, or None if they are too many; their logits; and how many fit at a time."""
+    def _samples(
+        self, x: Inputs, part: slice, cotangents: Cotangents, batch: int | None = None
+    ) -> tuple[Tensor | None, Tensor, int]:
+        """The metric of some samples, or None if they are too many, or too few for the first of ``batch``; their logits; and how
+        many fit at a time.
+        """
         count = part.stop - part.start
         graph, z = self.session.record(x, part)
         v = cotangents(z, part)
@@ -100,7 +117,7 @@ class Engine:
         together = self.metric.all_rows or q is not None
         width = v.shape[0] if q is None else q.shape[1]
         fit, rows = chunks.chunk(plan.cost, count, width, self.budget, together)
-        if fit < count:
+        if fit < count or (batch is not None and chunks.balanced(batch, fit) > count):
             return None, z, fit
         found: dict[str, Tensor] = {}
         if q is not None:
