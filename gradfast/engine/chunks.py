@@ -49,8 +49,7 @@ def measure(graph: Graph, plan: Plan) -> Cost:
                     held[name] = held[name] + own if left[name] else 0
         coming = sum(sum(outputs.values()) for outputs in waiting.values())
         fullest = max(fullest, coming + kept + own)
-        # Halves count as float32: chunks of as many samples, in half the memory.
-        largest = max(largest, max(came.values()) * max(1, 4 // node.dtypes[0].itemsize))
+        largest = max(largest, *came.values())
     activations, cotangents, largest = (-(-n // plan.batch) for n in (_saved_bytes(graph), fullest, largest))
     return Cost(activations, cotangents, largest, *_dense(graph, plan))
 

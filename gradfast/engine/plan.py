@@ -39,7 +39,7 @@ class Fusion:
 @dataclass(frozen=True)
 class Cost:
     """Bytes per sample: ``activations`` that the recorded forward pass keeps; of one row, all ``cotangents`` that wait at the
-    fullest moment, and the ``largest`` one, halves as if they were float32.
+    fullest moment, and the ``largest`` one.
 
     ``dense`` are bytes for each row whose gradient of a parameter without a closed form is formed, of one sample at a time; not
     more than ``dense_rows`` are.
