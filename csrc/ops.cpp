@@ -12,10 +12,12 @@
 TORCH_LIBRARY(gradfast, m) {
     m.def("linear_sqnorm(Tensor x, Tensor g, str form=\"auto\") -> Tensor");
     m.def("linear_dot(Tensor x, Tensor g, Tensor ref) -> Tensor");
+    m.def("linear_sqnorm_dot(Tensor x, Tensor g, Tensor ref) -> (Tensor, Tensor)");
     m.def("linear_gram(Tensor x, Tensor g) -> Tensor");
 
     m.def("conv_sqnorm(Tensor x, Tensor g, " GRADFAST_CONV_ARGS ", str form=\"auto\") -> Tensor");
     m.def("conv_dot(Tensor x, Tensor g, Tensor ref, " GRADFAST_CONV_ARGS ") -> Tensor");
+    m.def("conv_sqnorm_dot(Tensor x, Tensor g, Tensor ref, " GRADFAST_CONV_ARGS ") -> (Tensor, Tensor)");
     m.def("conv_gram(Tensor x, Tensor g, " GRADFAST_CONV_ARGS ") -> Tensor");
 
     m.def("bias_sqnorm(Tensor g) -> Tensor");
@@ -47,6 +49,7 @@ TORCH_LIBRARY_IMPL(gradfast, Autograd, m) {
     for (const char* family : {"linear", "conv", "bias", "affine", "embedding"})
         for (const char* kind : {"_sqnorm", "_dot", "_gram"})
             m.impl((std::string(family) + kind).c_str(), torch::autograd::autogradNotImplementedFallback());
-    for (const char* name : {"gate_backward", "conv3x3_backward", "conv_input_grad"})
+    for (const char* name :
+         {"linear_sqnorm_dot", "conv_sqnorm_dot", "gate_backward", "conv3x3_backward", "conv_input_grad"})
         m.impl(name, torch::autograd::autogradNotImplementedFallback());
 }

@@ -36,6 +36,7 @@ __all__ = [
     "conv_gram",
     "conv_input_grad",
     "conv_sqnorm",
+    "conv_sqnorm_dot",
     "embedding_dot",
     "embedding_gram",
     "embedding_sqnorm",
@@ -45,6 +46,7 @@ __all__ = [
     "linear_dot",
     "linear_gram",
     "linear_sqnorm",
+    "linear_sqnorm_dot",
 ]
 
 _ops = torch.ops.gradfast
@@ -77,6 +79,23 @@ def linear_dot(x: Tensor, g: Tensor, ref: Tensor) -> Tensor:
         [B, C].
     """
     return cast(Tensor, _ops.linear_dot(x, g, ref))
+
+
+def linear_sqnorm_dot(x: Tensor, g: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
+    """`linear_sqnorm` and `linear_dot` at once: what a cosine is made of.
+
+    On the CPU the dot products come from the tiles of the gradient that the direct form squares; where another form is cheaper, and on CUDA,
+    this is one after the other.
+
+    Args:
+        x: inputs of the layer [B, T, D].
+        g: cotangents of its output [C, B, T, O].
+        ref: reference [O, D].
+
+    Returns:
+        Squared norms [B, C], at least 0, and dot products [B, C].
+    """
+    return cast(tuple[Tensor, Tensor], _ops.linear_sqnorm_dot(x, g, ref))
 
 
 def linear_gram(x: Tensor, g: Tensor) -> Tensor:
@@ -161,6 +180,41 @@ def conv_dot(
     """
     return cast(
         Tensor, _ops.conv_dot(x, g, ref, kernel_size, stride, padding, dilation, groups, transposed, frames)
+    )
+
+
+def conv_sqnorm_dot(
+    x: Tensor,
+    g: Tensor,
+    ref: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int = 1,
+    transposed: bool = False,
+    frames: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """`conv_sqnorm` and `conv_dot` at once: what a cosine is made of. See `linear_sqnorm_dot`.
+
+    Args:
+        x: inputs [B * frames, Cin, *in].
+        g: cotangents of the output [C, B * frames, Cout, *out].
+        ref: as for `conv_dot`.
+        kernel_size: one entry for each spatial dimension.
+        stride: likewise.
+        padding: likewise, zeros on both sides.
+        dilation: likewise.
+        groups: as in `torch.nn.functional.conv2d`.
+        transposed: the layer is `conv_transpose`; its output padding follows from the extent of g.
+        frames: this many consecutive images are one sample: their gradients are summed.
+
+    Returns:
+        Squared norms [B, C], at least 0, and dot products [B, C].
+    """
+    return cast(
+        tuple[Tensor, Tensor],
+        _ops.conv_sqnorm_dot(x, g, ref, kernel_size, stride, padding, dilation, groups, transposed, frames),
     )
 
 
@@ -397,7 +451,7 @@ def _embedding_samples(indices: Tensor, g: Tensor, *_: object) -> int:
 def _register_fakes(
     family: str, samples: Callable[..., int], cotangent: int, frames: int | None = None
 ) -> None:
-    """Registers the fake kernels of a family's three operators.
+    """Registers the fake kernels of a family's operators.
 
     Args:
         family: name of the family.
@@ -419,6 +473,14 @@ def _register_fakes(
     register(f"gradfast::{family}_sqnorm", lambda *args: result(args, frames, across_rows=False))
     register(f"gradfast::{family}_dot", lambda *args: result(args, after_ref, across_rows=False))
     register(f"gradfast::{family}_gram", lambda *args: result(args, frames, across_rows=True))
+    if family in ("linear", "conv"):
+        register(
+            f"gradfast::{family}_sqnorm_dot",
+            lambda *args: (
+                result(args, after_ref, across_rows=False),
+                result(args, after_ref, across_rows=False),
+            ),
+        )
 
 
 _register_fakes("linear", _linear_samples, cotangent=1)

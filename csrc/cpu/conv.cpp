@@ -1,6 +1,7 @@
 // Norms, dots and Grams of a convolution's weight gradient.
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include "../form_names.h"
@@ -59,6 +60,28 @@ at::Tensor conv_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& 
     return output_dot(y, g, frames);
 }
 
+std::tuple<at::Tensor, at::Tensor> conv_sqnorm_dot(const at::Tensor& x, const at::Tensor& g,
+                                                   const at::Tensor& ref, at::IntArrayRef kernel_size,
+                                                   at::IntArrayRef stride, at::IntArrayRef padding,
+                                                   at::IntArrayRef dilation, int64_t groups, bool transposed,
+                                                   int64_t frames) {
+    const char* op = "conv_sqnorm_dot";
+    const ConvShape s =
+        conv_shape(op, x, g, {kernel_size, stride, padding, dilation, groups, transposed, frames});
+    check_same(op, "x", x, "ref", ref);
+    check_shape(op, "ref", ref, conv_weight_shape(s));
+    const Form form = cheapest_form(s);
+    if (!forms_elements(s, form) || x.numel() == 0 || g.numel() == 0)
+        return {conv_sqnorm(x, g, kernel_size, stride, padding, dilation, groups, transposed, frames, "auto"),
+                conv_dot(x, g, ref, kernel_size, stride, padding, dilation, groups, transposed, frames)};
+    auto norms = zeros_for(x, {s.samples, s.rows}), dots = at::zeros_like(norms);
+    // [channels, taps, channels], the order in which the kernels go through a gradient.
+    const auto by_taps = ref.flatten(2).transpose(1, 2).to(norms.scalar_type()).contiguous();
+    weight_sqnorm_and_dot(s, Image::of_input(x), Image::of_cotangent(g), form, by_taps.const_data_ptr(),
+                          norms.mutable_data_ptr(), dots.mutable_data_ptr());
+    return {norms, dots};
+}
+
 at::Tensor conv_gram(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef kernel_size,
                      at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
                      int64_t groups, bool transposed, int64_t frames) {
@@ -75,6 +98,7 @@ at::Tensor conv_gram(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef k
 TORCH_LIBRARY_IMPL(gradfast, CPU, m) {
     m.impl("conv_sqnorm", conv_sqnorm);
     m.impl("conv_dot", conv_dot);
+    m.impl("conv_sqnorm_dot", conv_sqnorm_dot);
     m.impl("conv_gram", conv_gram);
 }
 

@@ -1,6 +1,7 @@
 // Norms, dots and Grams of a linear layer's weight gradient, G[c, b]' X[b].
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include "../form_names.h"
@@ -45,6 +46,23 @@ at::Tensor linear_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor
     return output_dot(at::matmul(x.to(type), ref.to(type).t()), g, 1);
 }
 
+std::tuple<at::Tensor, at::Tensor> linear_sqnorm_dot(const at::Tensor& x, const at::Tensor& g,
+                                                     const at::Tensor& ref) {
+    const char* op = "linear_sqnorm_dot";
+    check_linear(op, x, g);
+    check_same(op, "x", x, "ref", ref);
+    check_shape(op, "ref", ref, {g.size(3), x.size(2)});
+    const ConvShape s = linear_shape(x, g);
+    const Form form = cheapest_form(s);
+    if (!forms_elements(s, form) || x.numel() == 0 || g.numel() == 0)
+        return {linear_sqnorm(x, g, "auto"), linear_dot(x, g, ref)};
+    auto norms = zeros_for(x, {s.samples, s.rows}), dots = at::zeros_like(norms);
+    const auto dense = ref.to(norms.scalar_type()).contiguous();
+    weight_sqnorm_and_dot(s, image_of_matrix(x, 0), image_of_matrix(g, g.stride(0)), form,
+                          dense.const_data_ptr(), norms.mutable_data_ptr(), dots.mutable_data_ptr());
+    return {norms, dots};
+}
+
 at::Tensor linear_gram(const at::Tensor& x, const at::Tensor& g) {
     check_linear("linear_gram", x, g);
     const ConvShape s = linear_shape(x, g);
@@ -59,6 +77,7 @@ at::Tensor linear_gram(const at::Tensor& x, const at::Tensor& g) {
 TORCH_LIBRARY_IMPL(gradfast, CPU, m) {
     m.impl("linear_sqnorm", linear_sqnorm);
     m.impl("linear_dot", linear_dot);
+    m.impl("linear_sqnorm_dot", linear_sqnorm_dot);
     m.impl("linear_gram", linear_gram);
 }
 

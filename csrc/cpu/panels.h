@@ -15,6 +15,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) {
 
 struct Panel {
     int64_t begin, columns;
+    int64_t first;  // of its columns among all of the gradient's
 };
 
 // Every run in panels of a few whole vectors, as even as they come.
@@ -22,11 +23,14 @@ inline std::vector<Panel> outer_panels(const OperandLayout& layout, Element elem
     const int64_t lanes = GRADFAST_SIMD(outer_lanes)(element);
     const int64_t vectors = ceil_div(layout.run_length, lanes), count = ceil_div(vectors, kOuterVectors);
     std::vector<Panel> panels;
-    for (const int64_t run : layout.run)
+    int64_t first = 0;  // column of the run
+    for (const int64_t run : layout.run) {
         for (int64_t i = 0; i < count; ++i) {
             const int64_t begin = vectors * i / count * lanes, end = vectors * (i + 1) / count * lanes;
-            panels.push_back({run + begin, std::min(end, layout.run_length) - begin});
+            panels.push_back({run + begin, std::min(end, layout.run_length) - begin, first + begin});
         }
+        first += layout.run_length;
+    }
     return panels;
 }
 

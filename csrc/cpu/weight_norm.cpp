@@ -15,6 +15,17 @@ namespace {
 // Positions whose products with all later ones make one item of work: a multiple of kInnerAlign.
 constexpr int64_t kPartPositions = 4 * kInnerAlign;
 
+// What the inner products are taken with: groups of rows, each of one line of the gradient. Empty without
+// one.
+struct Reference {
+    const char* data = nullptr;
+    int64_t stride = 0, group_bytes = 0, element_bytes = 0;
+
+    const void* at(int64_t group, int64_t column) const {
+        return data == nullptr ? nullptr : data + group * group_bytes + column * element_bytes;
+    }
+};
+
 // One operand is shared by all rows, the other one is there for each row; a subclass turns them into norms.
 class Norms {
   public:
@@ -27,13 +38,14 @@ class Norms {
     virtual int64_t parts() const = 0;
     virtual const void* load_row(OperandScratch& scratch, int64_t row, int64_t sample,
                                  int64_t group) const = 0;
-    virtual double part(const void* row, int64_t part) const = 0;
+    virtual SquareSumAndDot part(const void* row, int64_t part) const = 0;
 };
 
 class DirectNorms final : public Norms {
   public:
-    DirectNorms(const ConvShape& s, const Image& p, const Image& u, Element element)
-        : rows_are_windows_(s.transposed),
+    DirectNorms(const ConvShape& s, const Image& p, const Image& u, Element element, const Reference& ref)
+        : ref_(ref),
+          rows_are_windows_(s.transposed),
           windows_(window_operand(s, u, element, Use::windows)),
           positions_(position_operand(s, p, element, Use::positions,
                                       element == Element::bf16 ? windows_->layout().line_width : 0)),
@@ -42,6 +54,7 @@ class DirectNorms final : public Norms {
 
     void share(int64_t sample, int64_t group) override {
         shared_ = (rows_are_windows_ ? positions_ : windows_)->load(scratch_, 0, sample, group);
+        group_ = group;
     }
 
     int64_t parts() const override { return static_cast<int64_t>(panels_.size()); }
@@ -50,20 +63,24 @@ class DirectNorms final : public Norms {
         return (rows_are_windows_ ? windows_ : positions_)->load(scratch, row, sample, group);
     }
 
-    double part(const void* row, int64_t part) const override {
+    SquareSumAndDot part(const void* row, int64_t part) const override {
         OuterProblem problem = problem_;
         problem.p = positions_->layout().positions(rows_are_windows_ ? shared_ : row);
         problem.u = windows_->layout().windows(rows_are_windows_ ? row : shared_);
-        return GRADFAST_SIMD(outer_square_sum)(problem, panels_[part].begin, panels_[part].columns);
+        const Panel& panel = panels_[part];
+        return GRADFAST_SIMD(outer_square_sum)(problem, panel.begin, panel.columns,
+                                               ref_.at(group_, panel.first), ref_.stride);
     }
 
   private:
+    Reference ref_;
     bool rows_are_windows_;
     std::unique_ptr<Operand> windows_, positions_;
     OuterProblem problem_;
     std::vector<Panel> panels_;
     OperandScratch scratch_;
     const void* shared_ = nullptr;
+    int64_t group_ = 0;
 };
 
 // sum of (S S') * (R R') for the shared operand S and the row's R.
@@ -105,11 +122,12 @@ class GramNorms final : public Norms {
         return rows_->load(scratch, row, sample, group);
     }
 
-    double part(const void* row, int64_t part) const override {
+    SquareSumAndDot part(const void* row, int64_t part) const override {
         const int64_t begin = part * kPartPositions;
-        return GRADFAST_SIMD(weighted_inner_products)(problem(*rows_, row, positions_), begin,
-                                                      std::min(begin + kPartPositions, positions_), weight_,
-                                                      padded_);
+        return {GRADFAST_SIMD(weighted_inner_products)(problem(*rows_, row, positions_), begin,
+                                                       std::min(begin + kPartPositions, positions_), weight_,
+                                                       padded_),
+                0};
     }
 
   private:
@@ -180,12 +198,14 @@ class DepthwiseNorms final : public Norms {
         return (rows_are_windows_ ? windows_ : positions_)->load(scratch, row, sample, 0);
     }
 
-    double part(const void* row, int64_t part) const override {
+    SquareSumAndDot part(const void* row, int64_t part) const override {
         DepthwiseProblem problem = problem_;
         problem.p = positions_->layout().positions(rows_are_windows_ ? shared_ : row);
         problem.u = windows_->layout().windows(rows_are_windows_ ? row : shared_);
-        return GRADFAST_SIMD(depthwise_square_sum)(
-            problem, part * part_channels_, std::min(part_channels_, channels_ - part * part_channels_));
+        return {
+            GRADFAST_SIMD(depthwise_square_sum)(problem, part * part_channels_,
+                                                std::min(part_channels_, channels_ - part * part_channels_)),
+            0};
     }
 
   private:
@@ -217,7 +237,9 @@ class RankOneNorms final : public Norms {
         return rows_->load(scratch, row, sample, group);
     }
 
-    double part(const void* row, int64_t) const override { return factor_ * square_sum(*rows_, row); }
+    SquareSumAndDot part(const void* row, int64_t) const override {
+        return {factor_ * square_sum(*rows_, row), 0};
+    }
 
   private:
     double square_sum(const Operand& operand, const void* data) const {
@@ -239,27 +261,35 @@ bool depthwise(const ConvShape& s, Form form) {
     return form == Form::direct && s.position_channels == 1 && s.window_channels == 1 && s.groups > 1;
 }
 
-std::unique_ptr<Norms> make_norms(const ConvShape& s, const Image& x, const Image& g, Form form) {
+std::unique_ptr<Norms> make_norms(const ConvShape& s, const Image& x, const Image& g, Form form,
+                                  const Reference& ref) {
     const Image &p = s.transposed ? x : g, &u = s.transposed ? g : x;
     const Element element = element_of(x.storage);
     if (depthwise(s, form))
         return std::make_unique<DepthwiseNorms>(s, p, u, element == Element::f64 ? element : Element::f32);
-    if (form == Form::direct) return std::make_unique<DirectNorms>(s, p, u, element);
+    if (form == Form::direct) return std::make_unique<DirectNorms>(s, p, u, element, ref);
     if (form == Form::rank_one) return std::make_unique<RankOneNorms>(s, p, u, element);
     return std::make_unique<GramNorms>(s, p, u, element, form == Form::pixel_gram);
 }
 
-}  // namespace
+void store(Storage storage, void* out, int64_t i, double value) {
+    if (storage == Storage::f64)
+        static_cast<double*>(out)[i] = value;
+    else
+        static_cast<float*>(out)[i] = static_cast<float>(value);
+}
 
-void weight_sqnorm(const ConvShape& s, const Image& x, const Image& g, Form form, void* out) {
+// dots: null without a reference.
+void sums(const ConvShape& s, const Image& x, const Image& g, Form form, const Reference& ref, void* out,
+          void* dots) {
     const int64_t groups = depthwise(s, form) ? 1 : s.groups;
     each_sample(s.samples, [&](int64_t first, int64_t last) {
-        const auto norms = make_norms(s, x, g, form);
+        const auto norms = make_norms(s, x, g, form, ref);
         const int64_t parts = norms->parts();
         OperandScratch own_scratch;
-        std::vector<double> part(s.rows * parts), row(s.rows);
+        std::vector<SquareSumAndDot> part(s.rows * parts), row(s.rows);
         for (int64_t b = first; b < last; ++b) {
-            std::fill(row.begin(), row.end(), 0);
+            std::fill(row.begin(), row.end(), SquareSumAndDot{0, 0});
             for (int64_t group = 0; group < groups; ++group) {
                 norms->share(b, group);
                 const auto work = [&](OperandScratch& scratch, int64_t begin, int64_t end) {
@@ -279,18 +309,36 @@ void weight_sqnorm(const ConvShape& s, const Image& x, const Image& g, Form form
                     });
                 }
                 // In order, whatever the threads did.
-                for (int64_t i = 0; i < s.rows * parts; ++i) row[i / parts] += part[i];
+                for (int64_t i = 0; i < s.rows * parts; ++i) {
+                    row[i / parts].square_sum += part[i].square_sum;
+                    row[i / parts].dot += part[i].dot;
+                }
             }
             for (int64_t c = 0; c < s.rows; ++c) {
-                const double norm =
-                    row[c] < 0 ? 0 : row[c];  // the Gram form can round below zero; a NaN stays
-                if (x.storage == Storage::f64)
-                    static_cast<double*>(out)[b * s.rows + c] = norm;
-                else
-                    static_cast<float*>(out)[b * s.rows + c] = static_cast<float>(norm);
+                const double norm = row[c].square_sum;
+                // The Gram form can round below zero; a NaN stays.
+                store(x.storage, out, b * s.rows + c, norm < 0 ? 0 : norm);
+                if (dots != nullptr) store(x.storage, dots, b * s.rows + c, row[c].dot);
             }
         }
     });
+}
+
+}  // namespace
+
+void weight_sqnorm(const ConvShape& s, const Image& x, const Image& g, Form form, void* out) {
+    sums(s, x, g, form, {}, out, nullptr);
+}
+
+bool forms_elements(const ConvShape& s, Form form) {
+    return form == Form::direct && !depthwise(s, form);
+}
+
+void weight_sqnorm_and_dot(const ConvShape& s, const Image& x, const Image& g, Form form, const void* ref,
+                           void* out, void* dots) {
+    const int64_t bytes = x.storage == Storage::f64 ? 8 : 4, stride = s.window_width();
+    sums(s, x, g, form, {static_cast<const char*>(ref), stride, s.position_channels * stride * bytes, bytes},
+         out, dots);
 }
 
 }  // namespace gradfast::cpu

@@ -73,6 +73,19 @@ at::Tensor conv_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& 
     return dot(op, weight_gradient(op, x, g, s), ref.movedim(1, -1).contiguous());
 }
 
+std::tuple<at::Tensor, at::Tensor> conv_sqnorm_dot(const at::Tensor& x, const at::Tensor& g,
+                                                   const at::Tensor& ref, at::IntArrayRef kernel_size,
+                                                   at::IntArrayRef stride, at::IntArrayRef padding,
+                                                   at::IntArrayRef dilation, int64_t groups, bool transposed,
+                                                   int64_t frames) {
+    const char* op = "conv_sqnorm_dot";
+    const auto s = conv_shape(op, x, g, {kernel_size, stride, padding, dilation, groups, transposed, frames});
+    check_same(op, "x", x, "ref", ref);
+    check_shape(op, "ref", ref, conv_weight_shape(s));
+    const WeightGradient w = weight_gradient(op, x, g, s);
+    return {sqnorm(op, w, std::nullopt), dot(op, w, ref.movedim(1, -1).contiguous())};
+}
+
 at::Tensor conv_gram(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef kernel_size,
                      at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation,
                      int64_t groups, bool transposed, int64_t frames) {
@@ -86,6 +99,7 @@ at::Tensor conv_gram(const at::Tensor& x, const at::Tensor& g, at::IntArrayRef k
 GRADFAST_CUDA_IMPL(m) {
     m.impl("conv_sqnorm", conv_sqnorm);
     m.impl("conv_dot", conv_dot);
+    m.impl("conv_sqnorm_dot", conv_sqnorm_dot);
     m.impl("conv_gram", conv_gram);
 }
 

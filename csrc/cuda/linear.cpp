@@ -48,11 +48,14 @@ at::Tensor rank_one(const WeightGradient& w) {
     return out;
 }
 
-at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view name) {
-    const WeightGradient w = weight_gradient("linear_sqnorm", x, g);
-    const auto form = linear_form(name, x.size(1));
+at::Tensor sqnorm_of(const char* op, const WeightGradient& w, std::optional<Form> form) {
     const bool is_rank_one = form.value_or(choose_form(w.size, w.math)) == Form::rank_one;
-    return is_rank_one && !w.empty() ? rank_one(w) : sqnorm("linear_sqnorm", w, form);
+    return is_rank_one && !w.empty() ? rank_one(w) : sqnorm(op, w, form);
+}
+
+at::Tensor linear_sqnorm(const at::Tensor& x, const at::Tensor& g, c10::string_view name) {
+    const char* op = "linear_sqnorm";
+    return sqnorm_of(op, weight_gradient(op, x, g), linear_form(name, x.size(1)));
 }
 
 at::Tensor linear_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor& ref) {
@@ -60,6 +63,15 @@ at::Tensor linear_dot(const at::Tensor& x, const at::Tensor& g, const at::Tensor
     check_same("linear_dot", "x", x, "ref", ref);
     check_shape("linear_dot", "ref", ref, {g.size(3), x.size(2)});
     return dot("linear_dot", w, ref.contiguous());
+}
+
+std::tuple<at::Tensor, at::Tensor> linear_sqnorm_dot(const at::Tensor& x, const at::Tensor& g,
+                                                     const at::Tensor& ref) {
+    const char* op = "linear_sqnorm_dot";
+    const WeightGradient w = weight_gradient(op, x, g);
+    check_same(op, "x", x, "ref", ref);
+    check_shape(op, "ref", ref, {g.size(3), x.size(2)});
+    return {sqnorm_of(op, w, std::nullopt), dot(op, w, ref.contiguous())};
 }
 
 at::Tensor linear_gram(const at::Tensor& x, const at::Tensor& g) {
@@ -71,6 +83,7 @@ at::Tensor linear_gram(const at::Tensor& x, const at::Tensor& g) {
 GRADFAST_CUDA_IMPL(m) {
     m.impl("linear_sqnorm", linear_sqnorm);
     m.impl("linear_dot", linear_dot);
+    m.impl("linear_sqnorm_dot", linear_sqnorm_dot);
     m.impl("linear_gram", linear_gram);
 }
 

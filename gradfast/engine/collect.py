@@ -96,7 +96,8 @@ class Angle(Dot):
     trailing = (2,)
 
     def of_use(self, use: Use, view: View) -> Tensor:
-        return torch.stack([super().of_use(use, view), use.sqnorm()], -1)
+        sqnorm, dot = use.sqnorm_dot(view.apply(self.reference[view.parameter]))
+        return torch.stack([dot, sqnorm], -1)
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
         return torch.stack([super().of_dense(grads, parameter), grads.flatten(1).square().sum(1)], -1)

@@ -28,6 +28,10 @@ class Use(ABC):
     def dot(self, ref: Tensor) -> Tensor:
         """Dot products of the gradients with ``ref``, of the used tensor's shape: [B, R]. It is rounded to the operands' dtype."""
 
+    def sqnorm_dot(self, ref: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, in one pass over the gradient's tiles where there is a kernel for it."""
+        return self.sqnorm(), self.dot(ref)
+
     @abstractmethod
     def gram(self) -> Tensor:
         """Inner products of the gradients of all pairs of rows [B, R, R]."""
@@ -53,7 +57,13 @@ class LinearUse(Use):
         return ops.linear_sqnorm(self.x, self.g)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return ops.linear_dot(self.x, self.g, (ref.t() if self.transposed else ref).to(self.g.dtype))
+        return ops.linear_dot(self.x, self.g, self._like_weight(ref))
+
+    def sqnorm_dot(self, ref: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.linear_sqnorm_dot(self.x, self.g, self._like_weight(ref))
+
+    def _like_weight(self, ref: Tensor) -> Tensor:
+        return (ref.t() if self.transposed else ref).to(self.g.dtype)
 
     def gram(self) -> Tensor:
         return ops.linear_gram(self.x, self.g)
@@ -98,6 +108,11 @@ class ConvUse(Use):
 
     def dot(self, ref: Tensor) -> Tensor:
         return ops.conv_dot(self.x, self.g, ref.to(self.g.dtype), *self._args())
+
+    def sqnorm_dot(self, ref: Tensor) -> tuple[Tensor, Tensor]:
+        if self.known_sqnorm is not None:
+            return self.known_sqnorm, self.dot(ref)
+        return ops.conv_sqnorm_dot(self.x, self.g, ref.to(self.g.dtype), *self._args())
 
     def gram(self) -> Tensor:
         return ops.conv_gram(self.x, self.g, *self._args())
@@ -358,6 +373,9 @@ class ReshapedUse(Use):
 
     def dot(self, ref: Tensor) -> Tensor:
         return self.use.dot(ref.reshape(self.inner))
+
+    def sqnorm_dot(self, ref: Tensor) -> tuple[Tensor, Tensor]:
+        return self.use.sqnorm_dot(ref.reshape(self.inner))
 
     def gram(self) -> Tensor:
         return self.use.gram()

@@ -42,10 +42,14 @@ void check_conv(const Conv& k, at::ScalarType dtype, const std::vector<const cha
     }
     const auto dot =
         call("conv_dot", x, g, ref, k.kernel, k.stride, k.padding, k.dilation, k.groups, k.transposed);
+    const auto both = call_all("conv_sqnorm_dot", x, g, ref, k.kernel, k.stride, k.padding, k.dilation,
+                               k.groups, k.transposed);
+    EXPECT_CLOSE(error(both[0].toTensor(), wanted_sqnorm(grads), dtype), 0, tolerance(dtype));
     // Relative to the norms: the products may cancel.
     const double scale = (grads.norm() * exact(ref).norm()).item<double>();
-    EXPECT_CLOSE((exact(dot) - wanted_dot(grads, exact(ref))).abs().max().item<double>() / scale, 0,
-                 tolerance(dtype));
+    for (const auto& got : {dot, both[1].toTensor()})
+        EXPECT_CLOSE((exact(got) - wanted_dot(grads, exact(ref))).abs().max().item<double>() / scale, 0,
+                     tolerance(dtype));
     const auto gram =
         call("conv_gram", x, g, k.kernel, k.stride, k.padding, k.dilation, k.groups, k.transposed);
     EXPECT_CLOSE(error(gram, wanted_gram(grads), dtype), 0, tolerance(dtype));

@@ -27,7 +27,7 @@ class Sample:
 
 
 def fused_samples() -> list[Sample]:
-    """A call of each fused step of the backward plan, on the CPU."""
+    """A call of each operator that joins several steps, on the CPU."""
     generator = torch.Generator().manual_seed(0)
 
     def randn(*shape: int) -> Tensor:
@@ -40,6 +40,11 @@ def fused_samples() -> list[Sample]:
             (randn(3, 2, 20, 16), randn(2, 20, 16), False, [randn(2, 20, 16)], *[statistics] * 3, True),
         ),
         Sample("conv3x3_backward", (randn(3, 2, 16, 8, 8), randn(16, 16, 3, 3), randn(2, 16, 8, 8))),
+        Sample("linear_sqnorm_dot", (randn(2, 20, 16), randn(3, 2, 20, 8), randn(8, 16))),
+        Sample(
+            "conv_sqnorm_dot",
+            (randn(2, 8, 9, 9), randn(3, 2, 8, 9, 9), randn(8, 4, 3, 3), [3, 3], [1, 1], [1, 1], [1, 1], 2),
+        ),
         Sample("conv_input_grad", (randn(3, 2, 16, 4, 4), randn(16, 16, 3, 3), [2, 2], [1, 1], [8, 8])),
     ]
 

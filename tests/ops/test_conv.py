@@ -93,7 +93,11 @@ def test_dot(problem: Problem) -> None:
     channel = 1 if left is x else 2
     shape = (left.shape[channel], right.shape[3 - channel] // options["groups"], *options["kernel_size"])
     ref = torch.randn(shape).to(x.dtype)
-    assert_dot_close(ops.conv_dot(x, g, ref, **options), truth.conv(x, g, **options), ref, x.dtype)
+    grads = truth.conv(x, g, **options)
+    assert_dot_close(ops.conv_dot(x, g, ref, **options), grads, ref, x.dtype)
+    sqnorm, dot = ops.conv_sqnorm_dot(x, g, ref, **options)
+    assert torch.equal(sqnorm, ops.conv_sqnorm(x, g, **options))
+    assert_dot_close(dot, grads, ref, x.dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -29,6 +29,7 @@ def larger_samples() -> list[Sample]:
         x, g = randn(2, 130, 75), randn(3, 2, 130, 66)
         found += [Sample("linear_sqnorm", (x, g, form)) for form in ("direct", "gram")]
         found.append(Sample("linear_gram", (x, g)))
+        found.append(Sample("linear_sqnorm_dot", (x, g, randn(66, 75))))
         same = ([3, 3], [1, 1], [1, 1], [1, 1])
         x, g = randn(2, 40, 9, 9), randn(2, 2, 37, 9, 9)
         found += [
@@ -40,7 +41,8 @@ def larger_samples() -> list[Sample]:
 
 
 def results() -> list[torch.Tensor]:
-    return [getattr(ops, sample.op)(*sample.args) for sample in samples() + larger_samples()]
+    found = [getattr(ops, sample.op)(*sample.args) for sample in samples() + larger_samples()]
+    return [torch.stack(each) if isinstance(each, tuple) else each for each in found]
 
 
 @pytest.mark.parametrize("isa", BUILT[: BUILT.index(_C.cpu_isa())])

@@ -36,7 +36,11 @@ def test_sqnorm(problem: tuple[torch.Tensor, torch.Tensor], form: str) -> None:
 def test_dot(problem: tuple[torch.Tensor, torch.Tensor]) -> None:
     x, g = problem
     ref = torch.randn(g.shape[3], x.shape[2]).to(x.dtype)
-    assert_dot_close(ops.linear_dot(x, g, ref), truth.linear(x, g), ref, x.dtype)
+    grads = truth.linear(x, g)
+    assert_dot_close(ops.linear_dot(x, g, ref), grads, ref, x.dtype)
+    sqnorm, dot = ops.linear_sqnorm_dot(x, g, ref)
+    assert torch.equal(sqnorm, ops.linear_sqnorm(x, g))
+    assert_dot_close(dot, grads, ref, x.dtype)
 
 
 @settings(max_examples=60)
@@ -56,7 +60,10 @@ def test_sizes_beyond_one_block(
 ) -> None:
     x = torch.randn(2, positions, inputs).to(dtype)
     g = torch.randn(3, 2, positions, outputs).to(dtype)
-    assert_close(ops.linear_sqnorm(x, g, form), truth.sqnorm(truth.linear(x, g)), dtype)
+    grads = truth.linear(x, g)
+    assert_close(ops.linear_sqnorm(x, g, form), truth.sqnorm(grads), dtype)
+    ref = torch.randn(outputs, inputs).to(dtype)
+    assert_dot_close(ops.linear_sqnorm_dot(x, g, ref)[1], grads, ref, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -79,20 +79,26 @@ struct Panel {
         }
     }
 
-    static double square_sum(const OuterProblem& problem, int64_t run, int64_t count) {
+    static SquareSumAndDot square_sum(const OuterProblem& problem, int64_t run, int64_t count, const Sum* ref,
+                                      int64_t ref_stride) {
         Sum scratch[kBlockRows * columns];
-        double total = 0;
+        SquareSumAndDot total{0, 0};
         for (int64_t first = 0; first < problem.rows; first += kBlockRows) {
             const int64_t rows = smaller(kBlockRows, problem.rows - first);
             block(problem, first, rows, run, (count + lanes - 1) / lanes, scratch);
             for (int64_t i = 0; i < rows; ++i) {
-                Sum row = 0;
-#pragma omp simd reduction(+ : row)
-                for (int64_t n = 0; n < count; ++n)
-                    row += scratch[i * columns + n] * scratch[i * columns + n];
-                total += row;
+                const Sum* const row = scratch + i * columns;
+                total.square_sum += dot(row, row, count);
+                if (ref != nullptr) total.dot += dot(row, ref + (first + i) * ref_stride, count);
             }
         }
+        return total;
+    }
+
+    static Sum dot(const Sum* a, const Sum* b, int64_t count) {
+        Sum total = 0;
+#pragma omp simd reduction(+ : total)
+        for (int64_t n = 0; n < count; ++n) total += a[n] * b[n];
         return total;
     }
 
@@ -114,16 +120,20 @@ int64_t outer_lanes(Element element) {
     return element == Element::f64 ? Panel<double>::lanes : Panel<float>::lanes;
 }
 
-double outer_square_sum(const OuterProblem& problem, int64_t run, int64_t columns) {
+SquareSumAndDot outer_square_sum(const OuterProblem& problem, int64_t run, int64_t columns, const void* ref,
+                                 int64_t ref_stride) {
     switch (problem.element) {
         case Element::f64:
-            return Panel<double>::square_sum(problem, run, columns);
+            return Panel<double>::square_sum(problem, run, columns, static_cast<const double*>(ref),
+                                             ref_stride);
 #if defined(__AVX512BF16__)
         case Element::bf16:
-            return Panel<Bf16Pair>::square_sum(problem, run, columns);
+            return Panel<Bf16Pair>::square_sum(problem, run, columns, static_cast<const float*>(ref),
+                                               ref_stride);
 #endif
         default:
-            return Panel<float>::square_sum(problem, run, columns);
+            return Panel<float>::square_sum(problem, run, columns, static_cast<const float*>(ref),
+                                            ref_stride);
     }
 }
 
