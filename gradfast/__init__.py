@@ -11,7 +11,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .extractor import FeatureExtractor
     from .features import Features
-    from .norms import GradNorms, explain, grad_dots, grad_gram, grad_norms
+    from .norms import GradNorms, explain, grad_cosines, grad_dots, grad_gram, grad_norms
 
 if _extension.is_wanted_at_once():
     _extension.load()
