@@ -22,7 +22,7 @@ def report(
 ) -> None:
     """Show what a directory of results holds as one HTML file: tables, figures, pictures, texts."""
     from gradfast.report.directory import read_directory, render_directory
-    from gradfast.report.page import write_text
+    from gradfast.report.html import write_text
 
     page = read_directory(directory)
     written = write_text(render_directory(page), out or Path(f"{page.name}-report.html"))

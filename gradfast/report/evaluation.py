@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gradfast.detectors.evaluation import Outcome
 from gradfast.detectors.metrics import DetectionMetrics
-from gradfast.report.page import write_text
+from gradfast.report.html import write_text
 
 __all__ = ["EVALUATION", "SCORES", "outcomes_of", "scores_of", "write_outcomes"]
 

@@ -7,26 +7,19 @@ from __future__ import annotations
 import base64
 import io
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradfast.detectors.evaluation import ALL_SETS, AS_SAVED, LEFT_OUT, NO_OUTLIERS, SAME_SET, Outcome
-from gradfast.report import theme
+from gradfast.report import html
 from gradfast.report.tables import ResultTable
-from gradfast.version import __version__
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
-__all__ = ["FigureBlock", "Gallery", "Page", "Strip", "image_strip", "write_page", "write_text"]
+__all__ = ["FigureBlock", "Gallery", "Page", "Strip", "image_strip", "write_page"]
 
 
 _PROTOCOL_NAMES = {
@@ -97,32 +90,12 @@ def image_strip(name: str, role: str, images: NDArray[np.uint8], scale: int = 6)
 
 def write_page(page: Page, path: str | os.PathLike[str]) -> Path:
     """Renders the page and writes it whole or not at all."""
-    return write_text(render(page), path)
-
-
-def write_text(text: str, path: str | os.PathLike[str]) -> Path:
-    """Writes a text file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
-    ) as file:
-        file.write(text)
-    scratch = Path(file.name)
-    scratch.chmod(0o644)
-    scratch.replace(path)
-    return path
+    return html.write_text(render(page), path)
 
 
 def render(page: Page) -> str:
     """The page's HTML."""
-    return _template().render(
-        page=page,
-        cards=_cards(page.outcomes),
-        variables=theme.css_variables(),
-        style=resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"),
-        version=__version__,
-    )
+    return html.render("detection.html", page=page, cards=_cards(page.outcomes))
 
 
 def _cards(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -149,13 +122,3 @@ def _cards(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
         )
     best = max((card["auroc"] for card in cards), default=None)
     return [{**card, "chosen": card["auroc"] == best} for card in cards]
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(
-        resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    )

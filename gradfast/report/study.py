@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from gradfast.report import theme
-from gradfast.report.page import FigureBlock, write_text
+from gradfast.report import html
+from gradfast.report.page import FigureBlock
 from gradfast.report.tables import ResultTable
-from gradfast.version import __version__
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 __all__ = ["StudyPage", "render_study", "write_study_page"]
 
@@ -50,24 +43,9 @@ class StudyPage:
 
 def write_study_page(page: StudyPage, path: str | os.PathLike[str]) -> Path:
     """Renders the page and writes it whole or not at all."""
-    return write_text(render_study(page), path)
+    return html.write_text(render_study(page), path)
 
 
 def render_study(page: StudyPage) -> str:
     """The page's HTML."""
-    return _template().render(
-        page=page,
-        variables=theme.css_variables(),
-        style=resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8"),
-        version=__version__,
-    )
-
-
-@cache
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(
-        resources.files(__package__).joinpath("study.html").read_text(encoding="utf-8")
-    )
+    return html.render("study.html", page=page)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from gradfast.report.page import write_text
+from gradfast.report.html import write_text
 from gradfast.report.study import StudyPage, write_study_page
 from gradfast.report.tables import Cell, ResultTable
 from gradfast.studies.figures import study_figures

@@ -11,15 +11,12 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from gradfast.errors import GradfastError, InputError
-from gradfast.report import theme
+from gradfast.report import html
 from gradfast.report.directory.cells import Cells
 from gradfast.report.directory.columns import read_csv, read_parquet
 from gradfast.report.directory.features import read_features
@@ -29,11 +26,6 @@ from gradfast.report.directory.section import Picture, Section
 from gradfast.report.directory.text import render_markdown
 from gradfast.report.directory.walk import Found, walk
 from gradfast.report.evaluation import SCORES
-from gradfast.report.page import write_text
-from gradfast.version import __version__
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 __all__ = ["DirectoryPage", "read_directory", "render_directory", "write_directory_page"]
 
@@ -79,7 +71,7 @@ def write_directory_page(directory: str | os.PathLike[str], path: str | os.PathL
         InputError: no such directory, or nothing in it can be read.
         GradfastError: matplotlib or jinja2 is not installed.
     """
-    return write_text(render_directory(read_directory(directory)), path)
+    return html.write_text(render_directory(read_directory(directory)), path)
 
 
 def read_directory(directory: str | os.PathLike[str]) -> DirectoryPage:
@@ -197,28 +189,8 @@ def _nothing(root: Path, page: DirectoryPage) -> str:
 
 def render_directory(page: DirectoryPage, most_others: int = 40) -> str:
     """The page's HTML."""
-    return _template().render(
-        page=page,
-        others=_shortened(page.others, most_others),
-        variables=theme.css_variables(),
-        style=resources.files("gradfast.report").joinpath("style.css").read_text(encoding="utf-8"),
-        version=__version__,
-    )
+    return html.render("directory.html", page=page, others=_shortened(page.others, most_others))
 
 
 def _shortened(names: Sequence[str], most: int) -> list[str]:
     return [*names[:most], *([f"and {len(names) - most:,} more"] if len(names) > most else [])]
-
-
-@cache
-def _template() -> Template:
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise GradfastError(
-            "jinja2 is not installed; reports need it: pip install 'gradfast[report]'"
-        ) from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(
-        resources.files("gradfast.report").joinpath("directory.html").read_text(encoding="utf-8")
-    )
