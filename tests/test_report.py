@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 import sys
 import zlib
@@ -135,7 +136,7 @@ def test_figures_take_their_colours_from_the_theme(html: str) -> None:
 
 
 def test_figures_are_as_wide_as_their_text_needs(html: str) -> None:
-    widths = [float(width) for width in re.findall(r'<svg [^>]*style="max-width: ([\d.]+)rem"', html)]
+    widths = [float(width) for width in re.findall(r'<svg [^>]*style="--width: ([\d.]+)rem"', html)]
     assert len(widths) == 3
     assert all(55 < width < 75 for width in widths)  # three panels, or all layers
 
@@ -146,18 +147,24 @@ def test_writing_twice_gives_the_same_bytes(page: Page, html: str, tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
 
 
+def colours_of(theme: str) -> dict[str, np.ndarray]:
+    """Linear RGB of every role."""
+    block = css_variables().split("@media")[theme == "dark"]
+    channels = {
+        role: np.array([int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)])
+        for role, colour in re.findall(r"--([\w-]+):#([0-9a-f]{6})", block)
+    }
+    return {
+        role: np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) for role, c in channels.items()
+    }
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_both_themes_have_contrast(theme: str) -> None:
-    blocks = css_variables().split("@media")
-    colours = dict(re.findall(r"--([\w-]+):(#[0-9a-f]{6})", blocks[theme == "dark"]))
-
-    def luminance(colour: str) -> float:
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    luminance = {role: c @ [0.2126, 0.7152, 0.0722] for role, c in colours_of(theme).items()}
 
     def contrast(a: str, b: str) -> float:
-        high, low = sorted((luminance(colours[a]), luminance(colours[b])), reverse=True)
+        low, high = sorted((luminance[a], luminance[b]))
         return (high + 0.05) / (low + 0.05)
 
     # WCAG 2.2: 4.5:1 for text, 3:1 for the parts of a figure.
@@ -166,6 +173,31 @@ def test_both_themes_have_contrast(theme: str) -> None:
         assert contrast(role, "page") >= 4.5, role
     for role in ("inside", *OUTSIDE, *METHODS):
         assert contrast(role, "surface") >= 3, role
+
+
+# What protanopes, deuteranopes and tritanopes see of linear RGB (Machado, Oliveira & Fernandes 2009, severity 1).
+EYES = {
+    "usual": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+XYZ = np.array(
+    [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8729]]
+)  # white is 1, 1, 1
+
+
+@pytest.mark.parametrize("eyes", EYES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colour_blind_eyes_tell_the_sets_apart(theme: str, eyes: str) -> None:
+    def lab(colour: np.ndarray) -> np.ndarray:
+        xyz = XYZ @ np.clip(np.asarray(EYES[eyes]) @ colour, 0, 1)
+        x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+        return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+    seen = {role: lab(c) for role, c in colours_of(theme).items()}
+    for a, b in itertools.combinations(["inside", *OUTSIDE], 2):
+        assert np.linalg.norm(seen[a] - seen[b]) > 20, (a, b)  # CIE 1976; 2.3 is just noticeable side by side
 
 
 class TestTables:

@@ -104,12 +104,24 @@ def test_a_study_with_its_text_is_not_told_twice(here: Path, tmp_path: Path) -> 
     for name in ("tiny-imagenet.csv", "tiny-imagenet.md", "tiny-imagenet.html"):
         shutil.copy(RESULTS / name, here)
     found = read_directory(here)
-    table, text = found.sections
-    assert table.figures
-    assert not table.results
-    assert "<table>" in text.html
+    (both,) = found.sections
+    assert both.source == "tiny-imagenet.csv, tiny-imagenet.md"
+    assert both.title == "CIFAR-10 against Tiny ImageNet"
+    assert both.figures
+    assert not both.results
+    assert "<table>" in both.html
     assert found.others == ["tiny-imagenet.html"]
     assert "tiny-imagenet.html" in report(here, tmp_path / "page.html").text
+
+
+def test_a_text_without_tables_takes_none_away(here: Path) -> None:
+    (here / "a.csv").write_text("x,y\n1,2\n")
+    (here / "a.md").write_text("# About a\n\nWords.\n")
+    (here / "b.md").write_text("Other words.\n")
+    a, b = read_directory(here).sections
+    assert (a.title, len(a.grids)) == ("About a", 1)
+    assert "Words" in a.html
+    assert (b.source, b.grids) == ("b.md", ())
 
 
 def test_levels_of_a_corruption_are_curves(here: Path) -> None:

@@ -86,7 +86,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> str:
     width = float(view_box.group().split()[2]) / _POINTS_PER_REM
     opening = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        f' {view_box.group()} style="max-width: {width:.1f}rem" role="img" aria-label="{escape(description)}">'
+        f' {view_box.group()} style="--width: {width:.1f}rem" role="img" aria-label="{escape(description)}">'
     )
     body = text[text.index(">", view_box.end()) + 1 :].strip()
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["figure_files", "heatmap", "histograms", "history", "reconstructions", "roc"]
 
 _IN, _OUT = "#1f6fd0", "#d4620a"
-_LINES = ("#1f6fd0", "#d4620a", "#0b8a6a", "#a3459f", "#5d6b1f", "#59636f")
+_LINES = ("#1f6fd0", "#e0770c", "#00a799", "#6b0079", "#781c42", "#59636f")
 
 
 def figure_files(

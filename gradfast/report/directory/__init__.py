@@ -10,8 +10,8 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -90,12 +90,11 @@ def read_directory(directory: str | os.PathLike[str]) -> DirectoryPage:
             read.append(one)
         else:
             page.others.append(f"{one.name} (after the first {_MOST} files)")
-    names = {f.name for f in read}
     pictures = _Pictures({f.name: f for f in read if f.suffix in PICTURES and not f.path.is_dir()})
     cells = Cells()
     for number, one in enumerate(read):
         try:
-            section = _section(one, f"s{number}", names, pictures, cells)
+            section = _section(one, f"s{number}", pictures, cells)
         except _DAMAGE as error:
             _require_plotting(error)
             page.unread.append((one.name, _why(error)))
@@ -104,19 +103,19 @@ def read_directory(directory: str | os.PathLike[str]) -> DirectoryPage:
             page.sections.append(section)
         elif one.suffix == ".parquet" and one.path.name != SCORES:
             page.others.append(one.name)
-    page.sections += cells.sections()
+    page.sections = [*_joined(page.sections), *cells.sections()]
     page.sections += pictures.left(page.unread)
     if not page.sections:
         raise InputError(_nothing(root, page))
     return page
 
 
-def _section(found: Found, key: str, names: set[str], pictures: _Pictures, cells: Cells) -> Section | None:
+def _section(found: Found, key: str, pictures: _Pictures, cells: Cells) -> Section | None:
     """A section of one file; None where others show it, or nothing does."""
     if found.path.is_dir():
         return read_features(found, key)
     if found.suffix == ".csv":
-        return read_csv(found, key, str(PurePosixPath(found.name).with_suffix(".md")) in names)
+        return read_csv(found, key)
     if found.suffix == ".json":
         stored = load_json(found)
         return None if cells.takes(stored) else json_section(found, stored, key)
@@ -131,6 +130,31 @@ def _section(found: Found, key: str, names: set[str], pictures: _Pictures, cells
         title, html = render_markdown(text, found.folder, pictures.take)
         return Section(title or found.path.stem, found.name, html=html)
     return None
+
+
+def _joined(sections: Sequence[Section]) -> list[Section]:
+    """A table and a text of one name are one section: the figures of the table, and the text, which has its rows."""
+    texts = {_stem(s): s for s in sections if s.html}
+    joined = []
+    for section in sections:
+        stem = _stem(section)
+        if section.html and stem in texts:
+            joined.append(section)
+        elif not section.html and section.source.endswith((".csv", ".json")) and stem in texts:
+            joined.append(_with_text(section, texts.pop(stem)))
+        elif not section.html:
+            joined.append(section)
+    return joined
+
+
+def _stem(section: Section) -> str:
+    return section.source.rpartition(".")[0]
+
+
+def _with_text(section: Section, text: Section) -> Section:
+    source = f"{section.source}, {text.source}"
+    both = replace(section, title=text.title, source=source, html=text.html)
+    return replace(both, results=(), grids=()) if "<table" in text.html else both
 
 
 class _Pictures:

@@ -44,7 +44,6 @@ class Cells:
                 f"{len(found)} cells",
                 list(csv.DictReader(io.StringIO(as_csv(found)))),
                 f"c{i}",
-                described=False,
             )
             for i, found in enumerate(by_data.values())
         ]

@@ -34,13 +34,12 @@ _LINES = 6
 Records = list[dict[str, str]]
 
 
-def read_csv(found: Found, key: str, described: bool) -> Section:
+def read_csv(found: Found, key: str) -> Section:
     """A section of a CSV file.
 
     Args:
         found: the file.
         key: keeps the ids of its figures apart.
-        described: a Markdown file of the same name says what its tables would.
 
     Raises:
         InputError: too large, or no table.
@@ -58,7 +57,7 @@ def read_csv(found: Found, key: str, described: bool) -> Section:
     records = [dict(zip(names, row, strict=True)) for row in rows[1:]]
     for wanted, read in _KINDS:
         if wanted <= set(names) and records:
-            return read(found, records, key, described)
+            return read(found, records, key)
     if records and {"index", "label"} < set(names):
         columns = {name: [r[name] for r in records] for name in names}
         if all(name in _NO_SCORES or _are_numbers(v) for name, v in columns.items()):
@@ -81,7 +80,7 @@ def read_parquet(found: Found, key: str) -> Section | None:
     return _scores(found, columns, key)
 
 
-def _study(found: Found, records: Records, key: str, described: bool) -> Section:
+def _study(found: Found, records: Records, key: str) -> Section:
     """A study's figures: AUROC of every method on every set, or along the levels of a corruption."""
     measured = [r for r in records if r["metric"]]
     areas = [r for r in measured if r["metric"] == "auroc" and r["mean"]]
@@ -93,9 +92,8 @@ def _study(found: Found, records: Records, key: str, described: bool) -> Section
         title = f"{model}: AUROC, {_PROTOCOLS.get(protocol, protocol)}"
         figures.append(FigureBlock(title, *draw(mine, f"{key}-{i}", title)))
     notes = [f"{blanks} cells of the study are blank."] if blanks else []
-    results = [] if described else _study_tables(measured)
     name = f"Study: {', '.join(dict.fromkeys(r['study'] for r in records))}"
-    return Section(name, found.name, notes=notes, figures=figures, results=results)
+    return Section(name, found.name, notes=notes, figures=figures, results=_study_tables(measured))
 
 
 _PROTOCOLS = {
@@ -185,18 +183,17 @@ def _marked(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
     ]
 
 
-def _gradcon(found: Found, records: Records, key: str, described: bool) -> Section:
-    return gradcon_section(found.name, records, key, described=described)
+def _gradcon(found: Found, records: Records, key: str) -> Section:
+    return gradcon_section(found.name, records, key)
 
 
-def gradcon_section(source: str, records: Records, key: str, *, described: bool) -> Section:
+def gradcon_section(source: str, records: Records, key: str) -> Section:
     """AUROC by model, score and normal class, after the last epoch; one figure for each data set and number of epochs.
 
     Args:
         source: where the records are from.
         records: rows of `gradfast.gradcon.study.tables.as_csv`.
         key: keeps the ids of the figures apart.
-        described: a text beside it has the tables.
     """
     from gradfast.gradcon.study.tables import rows_of, summarise
 
@@ -228,15 +225,14 @@ def gradcon_section(source: str, records: Records, key: str, *, described: bool)
         )
         said = "Blue is above 0.5, a coin toss; orange below. Means over the seeds, after the last epoch."
         figures.append(FigureBlock(title, said, drawn))
-        if not described:
-            cells = [["" if e is None else str(e) for e in row] for row in estimates]
-            grids.append(grid(title, ["model", "score", *columns], [[*r, *c] for r, c in zip(rows, cells, strict=True)],
-                              "After ±: half the 95% t-interval over the seeds."))  # fmt: skip
+        cells = [["" if e is None else str(e) for e in row] for row in estimates]
+        grids.append(grid(title, ["model", "score", *columns], [[*r, *c] for r, c in zip(rows, cells, strict=True)],
+                          "After ±: half the 95% t-interval over the seeds."))  # fmt: skip
     names = ", ".join(dict.fromkeys(r["data"] for r in records))
     return Section(f"GradCON, one class normal: {names}", source, figures=figures, grids=grids)
 
 
-def _evaluation(found: Found, records: Records, key: str, described: bool) -> Section:
+def _evaluation(found: Found, records: Records, key: str) -> Section:
     """A detector's test: tables per protocol, and figures where the scores are there."""
     path = found.path.parent / SCORES
     scores = scores_of(path) if path.is_file() and not path.is_symlink() else {}
@@ -258,7 +254,7 @@ def _evaluation(found: Found, records: Records, key: str, described: bool) -> Se
     return Section("A detector's test", found.name, results=protocol_tables(outcomes), figures=figures)
 
 
-def _training(found: Found, records: Records, key: str, described: bool) -> Section:
+def _training(found: Found, records: Records, key: str) -> Section:
     """Every column over the epochs."""
     epochs = [float(r["epoch"]) for r in records]
     columns = [name for name in records[0] if name not in ("epoch", "seconds")][:_PANELS]
@@ -328,7 +324,7 @@ def _different(records: Records, *names: str) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(tuple(r[name] for name in names) for r in records))
 
 
-_Reader = Callable[[Found, Records, str, bool], Section]
+_Reader = Callable[[Found, Records, str], Section]
 _KINDS: tuple[tuple[set[str], _Reader], ...] = (
     (
         {
