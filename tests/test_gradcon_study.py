@@ -143,7 +143,7 @@ def test_patch_gaussian_is_the_largest_mahalanobis_distance_over_positions() -> 
         precision = np.linalg.inv(np.cov(a[:, :, position].T) + 0.01 * np.eye(5))
         off = b[:, :, position] - a[:, :, position].mean(0)
         wanted[:, position] = np.sqrt(np.einsum("ni,ij,nj->n", off, precision, off))
-    np.testing.assert_allclose(found, wanted.max(1), rtol=1e-6)
+    np.testing.assert_allclose(found, wanted.max(1), rtol=1e-5)  # of float32 features
 
 
 def test_patch_gaussian_says_what_it_wants(tiny: OneClass, tmp_path: Path) -> None:
