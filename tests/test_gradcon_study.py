@@ -260,6 +260,20 @@ def test_command_line(tmp_path: Path) -> None:
     assert wrong.exit_code == 2
 
 
+def test_command_line_shows_averages_that_fit_a_terminal(tmp_path: Path) -> None:
+    small = ["--epochs", "1", "--limit", "40", "--label", "0", "--label", "1", "--model", "CAE", "--no-plots"]
+    ran = CliRunner().invoke(app, ["gradcon", "study", "digits", *small, "-o", str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    shown = next(line for line in ran.output.splitlines() if line.strip().startswith("CAE  "))
+    written = next(
+        line
+        for line in (tmp_path / "gradcon-digits.md").read_text().splitlines()
+        if line.startswith("| CAE |")
+    )
+    assert shown.split()[1:] == ["reconstruction", written.split("**")[1]]
+    assert str(tmp_path / "gradcon-digits.csv") in ran.output.splitlines()
+
+
 def _corruptions() -> tuple[str, ...]:
     from gradfast.corruptions import CORRUPTIONS
 

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
+from gradfast.cli.parsing import MODELS
+
 
 def bench(
     model: Annotated[
         str,
-        typer.Argument(
-            help='"module:function" or "file.py:function" that returns the model, "torchvision:NAME",'
-            ' "timm:NAME", or cifar_resnet20 | 32 | 56.'
-        ),
+        typer.Argument(help=MODELS),
     ],
     weights: Annotated[
         Path | None,

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from gradfast.cli.parsing import MODELS
+
 
 class Contrast(str, Enum):
     """Targets that need no file."""
@@ -38,10 +40,7 @@ class Dtype(str, Enum):
 def extract(
     model: Annotated[
         str,
-        typer.Argument(
-            help='"module:function" or "file.py:function" that returns the model, "torchvision:NAME",'
-            ' "timm:NAME", or cifar_resnet20 | 32 | 56.'
-        ),
+        typer.Argument(help=MODELS),
     ],
     data: Annotated[
         str,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from gradfast.gradcon.study.data import OneClass
 
 app = typer.Typer(
@@ -185,13 +188,11 @@ def study(
     ] = True,
 ) -> None:
     """The tutorial's table: every class in turn is the normal one. Started again, it goes on where it was."""
-    import shlex
-    import sys
     from dataclasses import replace
 
     from rich.console import Console
-    from rich.markdown import Markdown
 
+    from gradfast.cli.parsing import command_line
     from gradfast.errors import InputError
     from gradfast.gradcon.study.cells import MODELS
     from gradfast.gradcon.study.run import PROFILES, draw, run, write
@@ -216,12 +217,29 @@ def study(
         images, chosen, work or out / "work", label or None,
         lambda line: console.print(line, highlight=False), network,
     )  # fmt: skip
-    command = shlex.join(["gradfast", *sys.argv[1:]])
-    written = write(images, results, work or out / "work", out, command)
+    written = write(images, results, work or out / "work", out, command_line())
     if plots:
         written += draw(images, results, work or out / "work", out)
-    Console().print(Markdown(written[0].read_text()))
-    print(" ".join(map(str, written)))
+    Console().print(_averages(images.name, results))
+    print("\n".join(map(str, written)))
+
+
+def _averages(name: str, results: Sequence[dict[str, Any]]) -> Table:
+    """What a terminal has room for: a row for each model and score, and no column for each class."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from gradfast.gradcon.study.tables import rows_of, summarise
+
+    table = Table(
+        title=f"{escape(name)}, each class normal in turn", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for heading in ("model", "score", "average AUROC"):
+        table.add_column(heading)
+    for row in rows_of(results):
+        table.add_row(*row, str(summarise(results, row, None) or "–"))
+    return table
 
 
 def _load(

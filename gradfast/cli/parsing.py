@@ -1,12 +1,25 @@
-"""Lists of numbers and pairs as they are written on a command line."""
+"""What several commands share: how a model is named, lists of numbers, pairs, and the command line itself."""
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 
 from gradfast.errors import InputError
 
-__all__ = ["integers", "numbers", "pairs"]
+__all__ = ["MODELS", "command_line", "integers", "numbers", "pairs"]
+
+# What help says of a model's name.
+MODELS = (
+    '"module:function" or "file.py:function" that returns the model, "torchvision:NAME", "timm:NAME",'
+    " cifar_resnet20 | 32 | 56, or densenet_bc_40_12 | densenet_bc_100_12."
+)
+
+
+def command_line() -> str:
+    """The command line that does this again."""
+    return shlex.join(["gradfast", *sys.argv[1:]])
 
 
 def integers(option: str, text: str | None) -> tuple[int, ...] | None:

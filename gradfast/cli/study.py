@@ -65,7 +65,7 @@ def study(
     from rich.console import Console
     from rich.markup import escape
 
-    from gradfast.cli.parsing import pairs
+    from gradfast.cli.parsing import command_line, pairs
     from gradfast.errors import InputError
     from gradfast.studies import BUILTIN, Settings, narrowed, read_declaration, run_study
     from gradfast.studies.write import write_results
@@ -99,17 +99,9 @@ def study(
     wanted = narrowed(declared, models=model or (), sets=only or (), methods=method or ())
     found = run_study(wanted, size, settings)
     folder = out or Path(f"study-{wanted.name}")
-    written = write_results(found, folder, _command())
+    written = write_results(found, folder, command_line())
     _show(found)
     print("\n".join(map(str, written)))
-
-
-def _command() -> str:
-    """The command line that does this again."""
-    import shlex
-    import sys
-
-    return shlex.join(["gradfast", *sys.argv[1:]])
 
 
 def _show(found: StudyResult) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from gradfast.cli.parsing import MODELS
+
 
 class Schedule(str, Enum):
     """Learning rate schedules by name."""
@@ -20,10 +22,7 @@ class Schedule(str, Enum):
 def train(
     model: Annotated[
         str,
-        typer.Argument(
-            help="cifar_resnet20 | 32 | 56, densenet_bc_40_12 | densenet_bc_100_12, torchvision:NAME, timm:NAME, or"
-            ' "module:function" that returns an untrained model.'
-        ),
+        typer.Argument(help=f"{MODELS} Its weights are those to begin with."),
     ],
     data: Annotated[str, typer.Argument(help="Images to train on, as for extract.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory; a run that was begun there goes on.")],
