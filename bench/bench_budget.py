@@ -45,6 +45,9 @@ def vision(name: str) -> nn.Module:
     import torchvision
 
     model: nn.Module = torchvision.models.get_model(name, weights=None)
+    for p in model.parameters():
+        if not p.any():  # ViT's head: no cotangent would pass it
+            nn.init.normal_(p, std=0.02)
     return model
 
 
@@ -85,7 +88,16 @@ CASES = [
     for contrast in contrasts
     for batch in batches
     for model in MODELS
-] + [Case("resnet50", 128, "one-hot", "6GB"), Case("resnet50", 128, "one-hot", None)]
+] + [
+    # Below what one sample's activations take: blocks are made again.
+    *(
+        Case(model, 4, contrast, "512MB")
+        for contrast in ("all-ones", "one-hot")
+        for model in ("gpt-124m", "vit-b-16")
+    ),
+    Case("resnet50", 128, "one-hot", "6GB"),
+    Case("resnet50", 128, "one-hot", None),
+]
 
 
 def prepare(case: Case) -> Callable[[], object]:

@@ -17,9 +17,12 @@ Signature = tuple[Any, ...]
 
 @dataclass
 class Book:
-    """``sizes`` are samples per chunk by whatever decides them. ``warned``: the user was told of the fallback."""
+    """By whatever decides them, ``sizes`` are samples per chunk, and ``recompute`` is whether blocks are made again. ``warned``: the
+    user was told of the fallback.
+    """
 
     sizes: dict[Hashable, int] = field(default_factory=dict)
+    recompute: dict[Hashable, bool] = field(default_factory=dict)
     warned: bool = False
     _plans: dict[frozenset[str], list[tuple[Signature, Plan]]] = field(default_factory=dict)
 

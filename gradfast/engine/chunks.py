@@ -21,8 +21,8 @@ DENSE_COPIES = 3
 TABLE_OR_WEIGHT = ("EmbeddingBackward0", "MmBackward0", "AddmmBackward0")
 
 
-def measure(graph: Graph, plan: Plan) -> Cost:
-    """What one sample of this graph needs.
+def measure(graph: Graph, plan: Plan, activations: int | None = None) -> Cost:
+    """What one sample of this graph needs; ``activations`` are the graph's bytes of them, None to count them.
 
     A cotangent waits from the node that makes it to the node that takes it, and where a parameter has several uses, from its use to
     the last one of them.
@@ -50,7 +50,8 @@ def measure(graph: Graph, plan: Plan) -> Cost:
         coming = sum(sum(outputs.values()) for outputs in waiting.values())
         fullest = max(fullest, coming + kept + own)
         largest = max(largest, *came.values())
-    activations, cotangents, largest = (-(-n // plan.batch) for n in (_saved_bytes(graph), fullest, largest))
+    kept = _saved_bytes(graph) if activations is None else activations
+    activations, cotangents, largest = (-(-n // plan.batch) for n in (kept, fullest, largest))
     return Cost(activations, cotangents, largest, *_dense(graph, plan))
 
 
@@ -119,8 +120,8 @@ def chunk(cost: Cost, count: int, rows: int, budget: int | None, all_rows: bool)
         return 1, 1  # measured alone, a sample may yet fit
     if budget < least:
         raise InputError(
-            f"memory_budget: got {budget} bytes; wanted {least} at least, which one sample needs: the activations that it keeps "
-            f"({cost.activations} bytes) are not recomputed"
+            f"memory_budget: got {budget} bytes; wanted {least} at least, which one sample needs: {cost.activations} bytes of "
+            f"activations, with all made again that can be, and the cotangents of {'all rows' if all_rows else 'a row'}"
         )
     left = budget - _bytes_of(cost, 0, rows, all_rows)
     return max(1, min(samples, left // max(1, cost.activations + cost.cotangents * rows))), at_a_time
@@ -145,6 +146,11 @@ def _bytes_of(cost: Cost, samples: int, rows: int, all_rows: bool) -> int:
 def holds(cost: Cost, rows: int, budget: int | None) -> bool:
     """Whether a single sample can have so many rows, that are all looked at together, go back."""
     return budget is None or _bytes_of(cost, 1, rows, True) <= budget
+
+
+def keeps_all(cost: Cost, rows: int, budget: int, all_rows: bool) -> bool:
+    """Whether a single sample with a single row fits (with all of them, where they are looked at together)."""
+    return _bytes_of(cost, 1, rows if all_rows else 1, all_rows) <= budget
 
 
 def slices(total: int, size: int) -> Iterator[slice]:

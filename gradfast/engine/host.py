@@ -9,6 +9,8 @@ from gradfast import _C
 # More than the freed cotangents of a chunk (see `chunks.LARGEST_TENSOR`) and what the forward pass had; less would be
 # mapped and cleared again for each chunk, a tenth of the time of a call.
 KEPT_BYTES = 256 << 20
+# Of a budget: below it, giving memory back costs more time than what is freed in pieces can take of it.
+LEAST_BUDGET_TO_RELEASE = 64 << 20
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from gradfast.engine.backward import sweep
 from gradfast.engine.book import book_of
 from gradfast.engine.collect import Collector, Metric, SquaredNorm
 from gradfast.engine.decide import make_plan
-from gradfast.engine.host import keep_freed_memory, release_freed_memory
-from gradfast.engine.plan import Plan
+from gradfast.engine.host import LEAST_BUDGET_TO_RELEASE, keep_freed_memory, release_freed_memory
+from gradfast.engine.plan import Cost, Plan
+from gradfast.engine.recompute import Recomputation
 from gradfast.engine.session import Session
 from gradfast.errors import FallbackWarning, ModelError
 from gradfast.inputs import Inputs, shapes_of_samples
@@ -40,13 +42,15 @@ class Engine:
     ) -> None:
         self.names, self.metric, self.budget = names, metric, memory_budget
         self.model = model
-        self.session = Session(model, names, autocast)
+        self.session = self._session(names, autocast)
         if self.session.device.type == "cpu":
             keep_freed_memory()
         self.book = book_of(model)
         self.shapes = {n: p.shape for n, p in self.session.parameters.items()}
         self.fallback: set[str] = set()
         self.reached: set[str] = set()
+        # Whether blocks are made again; under a budget the first sample tells.
+        self.recompute: bool | None = False if memory_budget is None else None
 
     def run(
         self, x: Inputs, batch: int, cotangents: Cotangents, rows: int | None = None
@@ -65,11 +69,12 @@ class Engine:
             # serves for more.
             known = self.book.sizes.get(key)
             size, start = known or (FIRST_CHUNK if self.budget is None else 1), 0
+            self.recompute = self.book.recompute.get(key, self.recompute)
             settled = known is not None
             while start < batch:
                 part = slice(start, start + chunks.balanced(batch - start, size))
                 wanted = None if settled or part.stop == batch else batch
-                if self.budget is not None and self.session.device.type == "cpu":
+                if self._release_after() is not None:
                     release_freed_memory()
                 try:
                     value, z, size = self._samples(x, part, cotangents, wanted)
@@ -88,6 +93,8 @@ class Engine:
                     size = min(size, 2)
             if self.budget is None or batch > 1:  # a batch of one is planned without looking for samples
                 self.book.sizes[key] = size
+            if self.recompute is not None:
+                self.book.recompute[key] = self.recompute
             found = torch.cat(values), torch.cat(logits)
         if not self.reached:
             raise ModelError(
@@ -95,6 +102,11 @@ class Engine:
             )
         self._warn()
         return found
+
+    def _session(self, names: tuple[str, ...], autocast: torch.dtype | None) -> Session:
+        session = Session(self.model, names, autocast)
+        session.release = session.device.type == "cpu" and (self.budget or 0) >= LEAST_BUDGET_TO_RELEASE
+        return session
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -107,16 +119,19 @@ class Engine:
         many fit at a time.
         """
         count = part.stop - part.start
-        graph, z = self.session.record(x, part)
+        graph, z, tape = self.session.record(x, part, recompute=self.recompute is not False)
         v = cotangents(z, part)
         if graph is None:
             return self._stack({}, v, count), z, count
         self.reached |= graph.reached & set(self.names)
-        plan = self._plan(graph, z, count)
+        plan = self._plan(graph, z, count, tape)
         q = self._basis(graph, plan, v)
         together = self.metric.all_rows or q is not None
         width = v.shape[0] if q is None else q.shape[1]
-        fit, rows = chunks.chunk(plan.cost, count, width, self.budget, together)
+        if self.recompute is None:
+            assert self.budget is not None
+            self.recompute = not chunks.keeps_all(plan.cost, width, self.budget, together)
+        fit, rows = chunks.chunk(self._cost(plan, tape), count, width, self.budget, together)
         if fit < count or (batch is not None and chunks.balanced(batch, fit) > count):
             return None, z, fit
         found: dict[str, Tensor] = {}
@@ -130,17 +145,24 @@ class Engine:
             found |= self._one_by_one(x, part, v, z, plan.unserved)
         return self._stack(found, v, count), z, fit
 
-    def _plan(self, graph: Graph, logits: Tensor, batch: int) -> Plan:
+    def _plan(self, graph: Graph, logits: Tensor, batch: int, tape: Recomputation | None = None) -> Plan:
+        """Its cost is that of a pass that keeps everything."""
         plan = self.book.find(graph, batch)
         if plan is None:
             with torch.no_grad():
                 plan = make_plan(graph, logits, batch)
-            plan.cost = chunks.measure(graph, plan)
+            plan.cost = chunks.measure(graph, plan, None if tape is None else tape.bytes_if_kept)
             if self.session.device.type == "cpu":  # the probes and their cotangents left gaps
                 release_freed_memory()
             if plan.decided:
                 self.book.add(graph, plan)
         return plan
+
+    def _cost(self, plan: Plan, tape: Recomputation | None) -> Cost:
+        """What a sample needs in the passes to come, of which this is one."""
+        if tape is None or not self.recompute:
+            return plan.cost
+        return replace(plan.cost, activations=-(-tape.bytes // plan.batch))
 
     def _basis(self, graph: Graph, plan: Plan, v: Tensor) -> Tensor | None:
         """Where fewer rows than ``v`` has tell all its norms: what they are made of, [K, F]."""
@@ -185,11 +207,14 @@ class Engine:
         collector = Collector(graph, plan, metric, self.shapes, v.shape[0], leave)
         with torch.no_grad():
             start = v.to(graph.root.dtypes[graph.root_output])
-            on_cpu = self.session.device.type == "cpu"
-            release = self.budget // 20 if self.budget is not None and on_cpu else None
-            sweep(graph, plan, start, collector, norms=isinstance(metric, SquaredNorm), release_after=release)
+            norms = isinstance(metric, SquaredNorm)
+            sweep(graph, plan, start, collector, norms=norms, release_after=self._release_after())
             collector.flush()
         return collector.results
+
+    def _release_after(self) -> int | None:
+        """Bytes of cotangents after which a sweep under a budget gives freed memory back."""
+        return self.budget // 20 if self.budget is not None and self.session.release else None
 
     def _rescale(self, value: Tensor, exponent: Tensor) -> Tensor:
         """Undo the scale 2^-exponent [R, B] of the cotangents: squared where the metric is quadratic."""
@@ -207,20 +232,20 @@ class Engine:
     ) -> dict[str, Tensor]:
         """The exact path for parameters whose samples cannot be told apart in a batch: every sample alone."""
         wanted = tuple(n for n in self.names if n in set(names))
-        session = Session(self.model, wanted, self.session.autocast)
+        session = self._session(wanted, self.session.autocast)
         found: dict[str, list[Tensor]] = {n: [] for n in wanted}
         with session.borrow():
             for i, b in enumerate(range(part.start, part.stop)):
                 drawn = torch.get_rng_state()
-                graph, z = session.record(x, slice(b, b + 1))
+                graph, z, tape = session.record(x, slice(b, b + 1), recompute=bool(self.recompute))
                 if torch.equal(drawn, torch.get_rng_state()):  # with dropout, it was another network
                     _check_alone(z[0], logits[i], b)
                 rows = v[:, i : i + 1]
                 got: Mapping[str, Tensor] = {}
                 if graph is not None:
-                    plan = self._plan(graph, z, 1)
+                    plan = self._plan(graph, z, 1, tape)
                     at_a_time = chunks.rows_at_a_time(
-                        plan.cost, rows.shape[0], self.budget, self.metric.all_rows
+                        self._cost(plan, tape), rows.shape[0], self.budget, self.metric.all_rows
                     )
                     got = self._sweep(graph, plan, rows, at_a_time)
                 for n in wanted:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gradfast.engine.host import release_freed_memory
+from gradfast.engine.recompute import Recomputation, blocks_of
 from gradfast.errors import ModelError, describe
 from gradfast.inputs import Inputs, call, map_tensors, slice_batch
 from gradfast.record import Graph, trace
@@ -18,12 +20,14 @@ from gradfast.record import Graph, trace
 class Session:
     """Records forward passes of ``model`` in which the parameters ``names`` want gradients.
 
-    ``autocast`` is the dtype of the operands of matrix products and convolutions, None for the model's own.
+    ``autocast`` is the dtype of the operands of matrix products and convolutions, None for the model's own. Where ``release`` is
+    set, what a block of the model freed is given back to the system when the block has run.
     """
 
     def __init__(self, model: nn.Module, names: tuple[str, ...], autocast: torch.dtype | None) -> None:
-        self.names, self.autocast = names, autocast
+        self.names, self.autocast, self.release = names, autocast, False
         self._model = model
+        self._once: set[str] = set()  # blocks that cannot be run twice
         self.parameters: Mapping[str, Tensor] = dict(model.named_parameters())
         self.device = next(iter(self.parameters.values())).device
 
@@ -44,8 +48,10 @@ class Session:
                 p.requires_grad_(name in self.names)
             yield
 
-    def record(self, x: Inputs, chunk: slice) -> tuple[Graph | None, Tensor]:
-        """The graph behind the logits of some samples, and the logits [B, K], detached.
+    def record(
+        self, x: Inputs, chunk: slice, *, recompute: bool = False
+    ) -> tuple[Graph | None, Tensor, Recomputation | None]:
+        """The graph behind the logits of some samples; the logits [B, K], detached; and with ``recompute`` what is made again.
 
         No graph where the logits do not depend on any of the wanted parameters.
 
@@ -69,13 +75,13 @@ class Session:
             for p in self.parameters.values():
                 p.requires_grad_(p.is_floating_point() or p.is_complex())
         rng = torch.get_rng_state()
-        with ExitStack() as stack:
-            if self.autocast is not None:
-                stack.enter_context(torch.autocast(self.device.type, self.autocast))
-            if self.device.type == "cuda":
-                # The fused kernels' backward takes one cotangent per query; products and softmax have rules for all rows.
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            out = call(self._model, given)
+        tape = Recomputation(self._model, leaves, self._once) if recompute else None
+        out = self._forward(given, tape)
+        while tape is not None and tape.refused:
+            self._once |= tape.refused
+            tape = Recomputation(self._model, leaves, self._once)
+            torch.set_rng_state(rng)
+            out = self._forward(given, tape)
         logits = self._check(out, chunk.stop - chunk.start)
         exact = logits.detach()
         if self.autocast is not None:
@@ -85,9 +91,22 @@ class Session:
                     call(self._model, slice_batch(x, chunk)), chunk.stop - chunk.start
                 ).detach()
         if logits.grad_fn is None:
-            return None, exact
+            return None, exact, tape
         graph = trace(logits, self.parameters, leaves, self.names)
-        return (graph if graph.root.wanted else None), exact
+        return (graph if graph.root.wanted else None), exact, tape
+
+    def _forward(self, given: Inputs, tape: Recomputation | None) -> object:
+        with ExitStack() as stack:
+            if self.autocast is not None:
+                stack.enter_context(torch.autocast(self.device.type, self.autocast))
+            if self.device.type == "cuda":
+                # The fused kernels' backward takes one cotangent per query; products and softmax have rules for all rows.
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if tape is not None:
+                stack.enter_context(tape.recording())
+            for block in blocks_of(self._model).values() if self.release else ():
+                stack.callback(block.register_forward_hook(_give_back).remove)
+            return call(self._model, given)
 
     def _check(self, out: object, batch: int) -> Tensor:
         if not isinstance(out, Tensor) or out.dim() != 2 or out.shape[0] != batch:
@@ -95,6 +114,11 @@ class Session:
                 f"model: its output for {batch} samples is {describe(out)}; wanted logits of shape [B, K]"
             )
         return out
+
+
+def _give_back(*_: object) -> None:
+    """What lies between the activations that are kept does not serve the next block's."""
+    release_freed_memory()
 
 
 def _tensors(x: Inputs) -> int:
