@@ -2,8 +2,9 @@
 
 from gradfast.studies.builtin import BUILTIN
 from gradfast.studies.catalogue import SETS, MissingSetError, SetEntry
-from gradfast.studies.declaration import ModelEntry, Profile, Study, read_declaration
+from gradfast.studies.declaration import ModelEntry, Profile, Study
 from gradfast.studies.methods import METHODS, MethodEntry
+from gradfast.studies.reading import read_declaration
 from gradfast.studies.results import Blank, Result, StudyResult
 from gradfast.studies.run import narrowed, run_study
 from gradfast.studies.workbench import Settings
