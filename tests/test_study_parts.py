@@ -141,6 +141,9 @@ def test_sets_are_prepared_alike_and_it_is_said(tmp_path: Path) -> None:
 
     assert notes("png", Recipe(16, 3, 75)) == "resized from 16x20 to 16x16; passed through JPEG, quality 75"
     assert "grey" in notes("png", Recipe(16, 1))
+    (tmp_path / "grey" / "a").mkdir(parents=True)
+    Image.fromarray(pixels[:, :16, 0]).save(tmp_path / "grey" / "a" / "1.png")
+    assert notes("grey", Recipe(16, 3)) == "grey, as three equal channels"
     assert "not compressed" in notes("png", Recipe(16, 3, 75), compress=False)
     square = tmp_path / "square" / "a"
     square.mkdir(parents=True)
