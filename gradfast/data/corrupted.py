@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from gradfast.errors import InputError, describe
 
-from .images import ImageError, Preprocess, decode
+from .folder import ImageFiles
+from .images import Preprocess
 from .imageset import ImageSet, PathType
 
 __all__ = ["CHALLENGES", "SIGNS", "CifarCorruptions", "CureTsrImages", "is_cifar_c", "is_cure_tsr"]
@@ -125,7 +125,7 @@ CHALLENGES = (
 _NAME = re.compile(r"(\d{2})_(\d{2})_(\d{2})_(\d{2})_(\d+)\.bmp", re.IGNORECASE)
 
 
-class CureTsrImages(ImageSet):
+class CureTsrImages(ImageFiles):
     """Traffic signs of CURE-TSR (Temel et al., 2017), by the names of their files, at any depth below a folder.
 
     ``sequenceType_signType_challengeType_challengeLevel_index.bmp``, e.g. ``01_04_02_05_0021.bmp`` in
@@ -153,15 +153,12 @@ class CureTsrImages(ImageSet):
         preprocess: Preprocess,
         limit: int | None = None,
     ) -> None:
-        super().__init__(preprocess, limit)
+        super().__init__(root, preprocess, limit)
         if challenge is not None and challenge not in CHALLENGES:
             raise InputError(f"challenge: got {describe(challenge)}; wanted one of {', '.join(CHALLENGES)}")
         if level is not None and level not in range(1, _LEVELS + 1):
             raise InputError(f"level: got {describe(level)}; wanted 1 to {_LEVELS}, or None for all")
-        self.root = Path(root)
         number = None if challenge is None else CHALLENGES.index(challenge)
-        self._files: list[str] = []
-        self._labels: list[int] = []
         for folder, folders, names in os.walk(self.root):
             folders.sort()
             for name in sorted(names):
@@ -182,27 +179,6 @@ class CureTsrImages(ImageSet):
                 f"source: {self.root} holds no files of CURE-TSR for challenge {challenge or 'any'}, level "
                 f"{level or 'any'}; wanted names such as 01_04_02_05_0021.bmp"
             )
-
-    def _count(self) -> int:
-        return len(self._files)
-
-    def _read(self, i: int) -> tuple[Image.Image, int]:
-        where = self.where(i)
-        try:
-            encoded = Path(where).read_bytes()
-        except OSError as error:
-            raise ImageError(f"{where}: cannot be read: {error.strerror}") from error
-        return decode(encoded, where), self._labels[i]
-
-    def where(self, i: int) -> str:
-        """The file's path."""
-        return str(self.root / self._files[i])
-
-    def _identity(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for name in self._files[: len(self)]:
-            digest.update(f"{name}\0{(self.root / name).stat().st_size}\0".encode())
-        return {"files": digest.hexdigest()}
 
 
 def is_cure_tsr(folder: Path) -> bool:

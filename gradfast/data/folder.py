@@ -1,4 +1,4 @@
-"""A folder of image files."""
+"""Folders of image files."""
 
 from __future__ import annotations
 
@@ -14,40 +14,19 @@ from gradfast.errors import InputError
 from .images import ImageError, Preprocess, decode
 from .imageset import ImageSet, PathType
 
-__all__ = ["SUFFIXES", "ImageFolder"]
+__all__ = ["SUFFIXES", "ImageFiles", "ImageFolder"]
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-class ImageFolder(ImageSet):
-    """A folder of images: one subfolder per class, labelled in the order of their names, or flat and unlabelled.
-
-    Files are found at any depth and ordered by path.
-
-    Raises:
-        InputError: not a folder, or one without images.
-    """
+class ImageFiles(ImageSet):
+    """Files below a folder, each an image; who derives from it says which ones, and their labels."""
 
     def __init__(self, root: PathType, preprocess: Preprocess, limit: int | None = None) -> None:
         super().__init__(preprocess, limit)
         self.root = Path(root)
-        if not self.root.is_dir():
-            raise InputError(f"source: {self.root} is not a folder")
-        self._files = sorted(
-            str(Path(folder, name).relative_to(self.root))
-            for folder, _, names in os.walk(self.root)
-            for name in names
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        )
-        if not self._files:
-            raise InputError(
-                f"source: {self.root} holds no images; wanted files ending in {', '.join(sorted(SUFFIXES))}"
-            )
-        tops = [Path(name).parts[0] if os.sep in name else "" for name in self._files]
-        names = sorted({top for top in tops if top})
-        self.classes = tuple(names) if names and "" not in tops else None
-        number = {name: i for i, name in enumerate(names)} if self.classes else {}
-        self._labels = [number.get(top, -1) for top in tops]
+        self._files: list[str] = []  # paths below the root
+        self._labels: list[int] = []
 
     def _count(self) -> int:
         return len(self._files)
@@ -69,3 +48,33 @@ class ImageFolder(ImageSet):
         for name in self._files[: len(self)]:
             digest.update(f"{name}\0{(self.root / name).stat().st_size}\0".encode())
         return {"files": digest.hexdigest()}
+
+
+class ImageFolder(ImageFiles):
+    """A folder of images: one subfolder per class, labelled in the order of their names, or flat and unlabelled.
+
+    Files are found at any depth and ordered by path.
+
+    Raises:
+        InputError: not a folder, or one without images.
+    """
+
+    def __init__(self, root: PathType, preprocess: Preprocess, limit: int | None = None) -> None:
+        super().__init__(root, preprocess, limit)
+        if not self.root.is_dir():
+            raise InputError(f"source: {self.root} is not a folder")
+        self._files = sorted(
+            str(Path(folder, name).relative_to(self.root))
+            for folder, _, names in os.walk(self.root)
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        )
+        if not self._files:
+            raise InputError(
+                f"source: {self.root} holds no images; wanted files ending in {', '.join(sorted(SUFFIXES))}"
+            )
+        tops = [Path(name).parts[0] if os.sep in name else "" for name in self._files]
+        names = sorted({top for top in tops if top})
+        self.classes = tuple(names) if names and "" not in tops else None
+        number = {name: i for i, name in enumerate(names)} if self.classes else {}
+        self._labels = [number.get(top, -1) for top in tops]
