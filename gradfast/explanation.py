@@ -68,8 +68,9 @@ class Explanation:
         layers: one for each selected parameter.
         steps: one for each operation of the recorded graph, last first.
         samples, rows: of the call; ``samples_per_chunk`` and ``rows_per_chunk`` of them go back together.
-        activation_bytes, cotangent_bytes: what a sample keeps from the forward pass, and what one row of a sample needs at the
+        activation_bytes, cotangent_bytes: what the forward pass of a sample gives to keep, and what one row of a sample needs at the
             fullest moment of the way back.
+        recomputed: whether a memory budget has the activations inside the model's blocks made again instead.
         seconds: of the whole call; ``backward_seconds`` of it were spent after the forward pass.
     """
 
@@ -81,6 +82,7 @@ class Explanation:
     rows_per_chunk: int
     activation_bytes: int
     cotangent_bytes: int
+    recomputed: bool
     seconds: float
     backward_seconds: float
 
@@ -104,7 +106,8 @@ class Explanation:
         steps = sum(step.seconds for step in self.steps)
         lines = [
             f"{self.samples} samples, {self.rows} rows, in chunks of {self.samples_per_chunk} samples and {self.rows_per_chunk} "
-            f"rows; a sample keeps {_size(self.activation_bytes)} of activations and {_size(self.cotangent_bytes)} a row.",
+            f"rows; a sample keeps {_size(self.activation_bytes)} of activations"
+            f"{' (those inside blocks are made again)' if self.recomputed else ''} and {_size(self.cotangent_bytes)} a row.",
             f"ms per sample: {self.seconds * per_sample:.3g} in all; forward and planning "
             f"{(self.seconds - self.backward_seconds) * per_sample:.3g}, carrying cotangents (with fused norms) "
             f"{steps * per_sample:.3g}, norms {norms * per_sample:.3g}.",
@@ -176,6 +179,7 @@ def explanation(engine: WatchedEngine, samples: int, rows: int, seconds: float) 
         rows_per_chunk=max(engine.rows),
         activation_bytes=plan.cost.activations,
         cotangent_bytes=plan.cost.cotangents,
+        recomputed=bool(engine.recompute),
         seconds=seconds,
         backward_seconds=engine.sweep_seconds,
     )

@@ -19,6 +19,8 @@ from typing_extensions import Self
 
 __all__ = ["SampleProgress"]
 
+_WINDOW = 600.0  # seconds
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -37,8 +39,8 @@ class _Count(ProgressColumn):
 class SampleProgress:
     """A bar on standard error while it is entered.
 
-    The rate and the time left are those of the last half minute of this run; samples that an earlier run has done count
-    towards the total only.
+    The rate and the time left are those of the last ten minutes of this run: what else a machine does comes and goes within
+    minutes. Samples that an earlier run has done count towards the total only.
 
     Args:
         total: samples in all; None if unknown.
@@ -55,7 +57,9 @@ class SampleProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
+        self._progress = Progress(
+            *columns, console=Console(stderr=True), disable=not shown, speed_estimate_period=_WINDOW
+        )
         self._task = self._progress.add_task("", total=total)
 
     def __enter__(self) -> Self:

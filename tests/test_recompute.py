@@ -247,6 +247,14 @@ def test_the_model_is_as_before_and_nothing_is_left_in_memory() -> None:
     assert all("forward" not in vars(m) for m in model.modules())
 
 
+def test_it_is_explained() -> None:
+    model, x = Transformer().eval(), torch.randn(2, 40, 16)
+    plan = gradfast.explain(model, x, memory_budget=least(model, x))
+    assert plan.recomputed
+    assert "made again" in " ".join(str(plan).split())
+    assert not gradfast.explain(model, x).recomputed
+
+
 def test_which_modules_are_blocks() -> None:
     assert list(blocks_of(Transformer(2))) == ["blocks.0", "blocks.1"]
     assert list(blocks_of(resnet())) == [f"1.{i}" for i in range(5)]
