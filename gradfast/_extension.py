@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 # pip takes what it has built before for what is wanted now, unless it is told not to.
@@ -35,6 +36,18 @@ def load() -> None:
     built = _C.build_info()
     if unfit := _unfit(built["torch"], built["cuda"]):
         raise ImportError(unfit, name="gradfast._C")
+
+
+def check(operators: Iterable[str]) -> None:
+    """Raises `ImportError` where an operator is not among the compiled ones: a checkout that was updated, but not built again."""
+    import torch
+
+    missing = [name for name in operators if not hasattr(torch.ops.gradfast, name)]
+    if missing:
+        raise ImportError(
+            f"gradfast's extension is older than its Python files (it has no {missing[0]}): {_REBUILD}",
+            name="gradfast._C",
+        )
 
 
 def _reason(error: ImportError) -> str:

@@ -22,6 +22,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from . import _extension
 from .ops_backward import conv3x3_backward, conv_input_grad, has_conv3x3_backward, has_conv_input_grad
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "linear_sqnorm_dot",
 ]
 
+_extension.check(name for name in __all__ if not name.startswith("has_"))
 _ops = torch.ops.gradfast
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from . import _extension
 
 _extension.load()  # if `import gradfast` has not
+_extension.check(("conv3x3_backward", "conv_input_grad"))
 
 _MIN_CHANNELS = 16
 # In float32 multiply-adds for each pair of input and output channels, as measured on AVX-512:

@@ -171,6 +171,23 @@ def test_import_of_an_extension_that_no_longer_loads(package_copy: Path) -> None
     assert "pip install --no-build-isolation" in error
 
 
+def test_an_extension_older_than_its_python_files() -> None:
+    _extension.check(("linear_sqnorm",))
+    with pytest.raises(
+        ImportError, match=r"older than its Python files \(it has no brand_new\): pip install"
+    ):
+        _extension.check(("linear_sqnorm", "brand_new"))
+
+
+def test_commands_say_in_one_line_that_the_extension_is_not_built(package_copy: Path) -> None:
+    command = "; from gradfast.cli import main; main()"
+    start = IMPORT_COPY.replace("import gradfast", "sys.argv = ['gradfast', 'study', 'ood']; import gradfast")
+    run = python("-c", start + command, cwd=package_copy, PYTHONPATH=str(package_copy))
+    assert run.returncode == 2
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("gradfast: error: gradfast's extension is not built: pip install")
+
+
 def test_import_beside_another_torch() -> None:
     error = import_error(python("-c", "import torch; torch.__version__ = '2.99.0'; import gradfast"))
     assert f"built for torch {_C.build_info()['torch']}, but torch 2.99.0 is installed" in error

@@ -46,7 +46,8 @@ class _Root(TyperGroup):
 def _is_foreseen(error: Exception) -> bool:
     from gradfast.errors import GradfastError
 
-    return isinstance(error, (GradfastError, OSError))
+    unbuilt = isinstance(error, ImportError) and error.name == "gradfast._C"
+    return unbuilt or isinstance(error, (GradfastError, OSError))
 
 
 def _one_line(message: Warning | str, *_where: Any, **_more: Any) -> None:
