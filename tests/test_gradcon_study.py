@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from gradfast.gradcon.study.padim import PatchGaussian
 from gradfast.gradcon.study.run import PROFILES, collect, draw, run, write
 from gradfast.gradcon.study.tables import PAPER, class_table, summarise
 from gradfast.models.cifar_resnet import resnet20
+from gradfast.report.directory import write_directory_page
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +238,13 @@ def test_command_line(tmp_path: Path) -> None:
         "training.svg",
     ):
         assert (tmp_path / "t" / name).stat().st_size > 0
+    epochs = list(csv.DictReader((tmp_path / "t" / "metrics.csv").open()))
+    assert [row["epoch"] for row in epochs] == ["1"]
+    page = write_directory_page(tmp_path / "t", tmp_path / "t.html").read_text()
+    areas = re.findall(r"^  (\w+) +([\d.]+)$", trained.output, re.MULTILINE)
+    assert dict(areas).keys() >= {"reconstruction", "gradient", "combined"}
+    for name, area in areas:  # the page's table gives what the command said
+        assert re.search(rf">{name}</td>.*>{area}</td></tr>", page)
     scored = runner.invoke(
         app,
         [

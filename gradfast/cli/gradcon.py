@@ -70,9 +70,11 @@ def train(
     from rich.console import Console
     from rich.progress import Progress
 
+    from gradfast.cli.detection import write_scores
     from gradfast.detectors.metrics import auroc
     from gradfast.gradcon import GradConScorer, GradConTrainer, TrainingSettings
     from gradfast.gradcon.study.cells import make_model
+    from gradfast.gradcon.study.scoring import epoch_table, tested_table
     from gradfast.gradcon.training import as_float
 
     images = _load(data, test, channels)
@@ -91,16 +93,20 @@ def train(
     if len(trainer.held_out) > 1:
         scorer = scorer.standardised(trainer.images[trainer.held_out])
     inside, outside = (as_float(x) for x in images.tested(label, seed))
-    normal, others = scorer(inside), scorer(outside).by_name()
+    normal, anomalous = scorer(inside), scorer(outside)
     last = trainer.history[-1]
     print(
         f"{images.name}, class {images.classes[label]}: epoch {last.number}, mean squared error {last.reconstruction:.4f}, "
         f"mean cosine {-last.constraint:.3f}"
     )
     print(f"AUROC on {len(inside)} normal and {len(outside)} anomalous test images:")
+    others = anomalous.by_name()
     for name, values in normal.by_name().items():
         print(f"  {name:15} {auroc(values, others[name]):.3f}")
+    write_scores(epoch_table(trainer.history, normal.layers), out / "metrics.csv")
+    write_scores(tested_table(normal, anomalous, label), out / "scores.csv")
     print(f"checkpoints: {out}/last.safetensors, {out}/best.safetensors")
+    print(f"tables: {out}/metrics.csv, {out}/scores.csv")
     if plots:
         from gradfast.gradcon.study.plots import figure_files
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -12,10 +14,10 @@ from gradfast.data import Preprocess, open_images
 from gradfast.gradcon.checkpoint import load_scorer, read_checkpoint
 from gradfast.gradcon.scores import Scores
 from gradfast.gradcon.study.data import SIZE, digits
-from gradfast.gradcon.training import as_float
+from gradfast.gradcon.training import Epoch, as_float
 from gradfast.progress import SampleProgress
 
-__all__ = ["score_images"]
+__all__ = ["epoch_table", "score_images", "tested_table"]
 
 _STANDARD = 1000
 
@@ -54,6 +56,34 @@ def score_images(
     columns: dict[str, Any] = {"index": range(len(labels)), "label": labels, **scores.by_name()}
     columns |= {f"cosine {name}": scores.cosines[:, i] for i, name in enumerate(scores.layers)}
     return pa.table({**columns, "flagged": scores.flagged})
+
+
+def tested_table(normal: Scores, others: Scores, label: int) -> pa.Table:
+    """Scores of the test images, the normal ones first.
+
+    Columns: `index`, `label` (int64, -1 of anomalous ones), `anomalous` (bool), the scores (float32).
+    """
+    first, second = normal.by_name(), others.by_name()
+    counts = len(normal.flagged), len(others.flagged)
+    anomalous = [False] * counts[0] + [True] * counts[1]
+    labels = [-1 if other else label for other in anomalous]
+    scores = {name: np.concatenate([first[name], second[name]]) for name in first}
+    return pa.table({"index": range(sum(counts)), "label": labels, "anomalous": anomalous, **scores})
+
+
+def epoch_table(history: Sequence[Epoch], layers: Sequence[str]) -> pa.Table:
+    """The epochs of a training: `epoch`, `loss`, `reconstruction`, `divergence`, `validation`, `cosine NAME` by tensor, `seconds`."""
+    columns: dict[str, Any] = {
+        "epoch": [e.number for e in history],
+        "loss": [e.total for e in history],
+        **{
+            name: [getattr(e, name) for e in history]
+            for name in ("reconstruction", "divergence", "validation")
+        },
+        **{f"cosine {name}": [e.cosines[i] for e in history] for i, name in enumerate(layers)},
+        "seconds": [e.seconds for e in history],
+    }
+    return pa.table(columns)
 
 
 def _opened(data: str, architecture: dict[str, Any], limit: int | None) -> Any:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from gradfast.detectors.evaluation import LEFT_OUT
+from gradfast.detectors.metrics import auroc
 from gradfast.errors import InputError
 from gradfast.report.detection import protocol_tables
 from gradfast.report.directory.figures import curves, heat_map, histograms
@@ -72,10 +73,10 @@ def read_parquet(found: Found, key: str) -> Section | None:
     schema = pq.read_schema(found.path)
     if not {"index", "label"} <= set(schema.names):
         return None
-    wanted = [f.name for f in schema if pa.types.is_floating(f.type) or f.name in ("label", "out", "flagged")]
+    wanted = [f.name for f in schema if pa.types.is_floating(f.type) or f.name in _NO_SCORES]
     table = pq.read_table(found.path, columns=wanted)
     columns: dict[str, Sequence[Any]] = {name: table[name].to_pylist() for name in wanted}
-    if all(name in ("label", "out", "flagged") for name in wanted):
+    if all(name in _NO_SCORES for name in wanted):
         return None
     return _scores(found, columns, key)
 
@@ -263,12 +264,12 @@ def _training(found: Found, records: Records, key: str) -> Section:
     drawn = curves(panels, f"{key}-t", f"{', '.join(columns)} by epoch", across="epoch")
     last = records[-1]
     return Section(
-        "Training", found.name, facts=list(last.items()), notes=[f"{len(records)} epochs; the last one:"],
+        "Training", found.name, facts=[(name, f"{float(v):.6g}" if v else "") for name, v in last.items()], notes=[f"{len(records)} epochs; the last one:"],
         figures=[FigureBlock("", "", drawn)],
     )  # fmt: skip
 
 
-_NO_SCORES = ("index", "label", "prediction", "out", "flagged")
+_NO_SCORES = ("index", "label", "prediction", "out", "anomalous", "flagged")
 
 
 def _are_numbers(column: Sequence[str]) -> bool:
@@ -290,9 +291,15 @@ def _scores(found: Found, columns: Mapping[str, Sequence[Any]], key: str) -> Sec
         facts.append(("flagged", f"{sum(map(_is_true, columns['flagged'])):,}"))
     if outside is not None:
         facts.append(("out of distribution", f"{int(outside.sum()):,}"))
+    # "out" is a detector's verdict, "anomalous" what is true of the sample.
+    anomalous = np.array([_is_true(v) for v in columns["anomalous"]]) if "anomalous" in columns else None
+    if anomalous is not None:
+        facts.append(("anomalous", f"{int(anomalous.sum()):,}"))
     panels = {}
     for name, of in list(values.items())[:_PANELS]:
         groups = {"": of} if outside is None else {"in": of[~outside], "out": of[outside]}
+        if anomalous is not None:
+            groups = {"normal": of[~anomalous], "anomalous": of[anomalous]}
         panels[name] = {label: v[:_DRAWN] for label, v in groups.items() if np.isfinite(v).any()}
     panels = {name: groups for name, groups in panels.items() if groups}
     shares = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -307,8 +314,18 @@ def _scores(found: Found, columns: Mapping[str, Sequence[Any]], key: str) -> Sec
         figures = [
             FigureBlock("", said, histograms(panels, f"{key}-s", f"Histograms of {', '.join(panels)}"))
         ]
-    quantiles = grid("", ["score", "least", "5%", "median", "95%", "largest"], rows)
+    headings = ["score", "least", "5%", "median", "95%", "largest"]
+    if anomalous is not None:
+        headings.append("AUROC")
+        rows = [[*row, _auroc(values[str(row[0])], anomalous)] for row in rows]
+    quantiles = grid("", headings, rows)
     return Section(f"Scores: {found.path.stem}", found.name, facts=facts, figures=figures, grids=[quantiles])
+
+
+def _auroc(values: NDArray[np.float64], anomalous: NDArray[np.bool_]) -> str:
+    known = np.isfinite(values)
+    inside, outside = values[known & ~anomalous], values[known & anomalous]
+    return f"{auroc(inside, outside):.3f}" if len(inside) and len(outside) else ""
 
 
 def _floats(column: Sequence[Any]) -> NDArray[np.float64]:
