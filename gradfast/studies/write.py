@@ -33,8 +33,9 @@ _READING = (
     " on samples of CIFAR-10 and Tiny ImageNet; ODIN's and the Mahalanobis detector's step are fixed defaults where the row does"
     " not say that it was chosen; their papers tune them on outliers, which favours the papers' figures of these two.",
     "'paper': the tutorial's figure for the same row (ICIP 2023; Lee et al., IEEE Access 2023), with other weights, more images"
-    " and without JPEG. The slides name no network but for attacks, no side of AUPR (it is put beside AUPR out), and no metric"
-    " for attacks and corruptions (read as AUROC).",
+    " and without JPEG; outliers that were given were of the tested kind, also where it stands beside ours with that kind left"
+    " out. The slides name no network but for attacks, no side of AUPR (it is put beside AUPR out), and no metric for attacks"
+    " and corruptions (read as AUROC).",
 )  # fmt: skip
 
 
