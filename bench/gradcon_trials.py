@@ -1,12 +1,14 @@
 """What the gradient score gains or loses by a setting, on held-out *training* images: `python -m bench.gradcon_trials DATA`.
 
 A fifth of each class of the training images is kept for the trial; the test images are never looked at. For every class and number of epochs
-it prints the AUROC of each score and of each decoder tensor's cosine alone.
+it prints the AUROC of each score and of each decoder tensor's cosine alone: the averages at the end, the scores as they come. With
+``--models DIR`` the trainings are kept there, so that a run that was cut off goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,18 +40,30 @@ def areas(scorer: GradConScorer, normal: torch.Tensor, others: torch.Tensor) -> 
 
 
 def trials(
-    data: OneClass, label: int, epochs: list[int], settings: TrainingSettings
+    data: OneClass, label: int, epochs: list[int], settings: TrainingSettings, models: Path | None = None
 ) -> Iterator[tuple[int, dict[str, float]]]:
-    """Trains on one class; the areas after each number of epochs."""
-    model = make_model("CAE+Grad", data.train.images.shape[1], settings.seed)
-    trainer = GradConTrainer(model, data.normal(label), settings)
+    """Trains on one class; the areas after each number of epochs, kept in ``models`` beside the training."""
+    folder = models / f"class{label}" if models else None
+    trainer = GradConTrainer(
+        make_model("CAE+Grad", data.train.images.shape[1], settings.seed),
+        data.normal(label),
+        settings,
+        directory=folder,
+    )
     inside, outside = (x[:_IMAGES] for x in data.tested(label))
     for number in sorted(epochs):
+        kept = folder / f"areas-{number}.json" if folder else None
+        if kept and kept.exists():
+            yield number, json.loads(kept.read_text())
+            continue
         trainer.fit(number)
         scorer = GradConScorer(trainer.model, trainer.loss)
         found = areas(scorer.standardised(trainer.images[trainer.held_out]), inside, outside)
         refreshed = areas(scorer.refreshed(trainer.images[trainer.rows]), inside, outside)
-        yield number, {**found, "gradient, reference refreshed": refreshed["gradient"]}
+        found["gradient, reference refreshed"] = refreshed["gradient"]
+        if kept:
+            kept.write_text(json.dumps(found, indent=1))
+        yield number, found
 
 
 def main() -> None:
@@ -68,7 +82,9 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=0.03)
     parser.add_argument("--momentum", type=float)
     parser.add_argument("--reference", default="total", choices=("total", "reconstruction"))
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path)
+    parser.add_argument("--models", type=Path, help="keep the trainings here, of one kind of settings each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -77,9 +93,20 @@ def main() -> None:
         train, held = split_off(data.train, seed=1)
         data = replace(data, train=train, test=held)
     settings = TrainingSettings(
-        batch_size=given.batch_size, weight=given.weight, momentum=given.momentum, reference=given.reference
+        batch_size=given.batch_size,
+        weight=given.weight,
+        momentum=given.momentum,
+        reference=given.reference,
+        seed=given.seed,
     )
-    found = {label: dict(trials(data, label, given.epochs, settings)) for label in given.labels}
+    found: dict[int, dict[int, dict[str, float]]] = {label: {} for label in given.labels}
+    for label in given.labels:
+        for number, of_it in trials(data, label, given.epochs, settings, given.models):
+            found[label][number] = of_it
+            scores = ", ".join(
+                f"{name} {a:.3f}" for name, a in of_it.items() if not name.startswith("cosine")
+            )
+            print(f"{data.classes[label]}, {number} epochs: {scores}", flush=True)
     for number in sorted(given.epochs):
         print(f"\n| {number} epochs | " + " | ".join(map(str, given.labels)) + " | average |")
         print("|---|" + "---|" * (len(given.labels) + 1))

@@ -1,6 +1,6 @@
-"""What keeps detection of corruptions and of semantic attacks below its mark: H, the number of images, or the images themselves?
+"""What keeps detection of corruptions and of two attacks below its mark: H, the number of images, or the images themselves?
 
-    python -m bench.limits ../shared/data [--part level5 level1 semantic] [--only haze decolor]
+    python -m bench.limits ../shared/data [--part level5 level1 semantic cw] [--only haze decolor]
 
 ResNet-20 on CIFAR-10. Test images 0 to 799 are fitted to, 800 to 1199 are tested; clean and corrupted images have been
 through the same JPEG passes, as in the corruption study. `pixels` is a small CNN trained from nothing to tell the two apart
@@ -39,11 +39,12 @@ SHOWN = {
     5: ("exposure", "decolor", "dirty_lens"),
     1: ("noise", "lens_blur", "gaussian_blur", "dirty_lens", "exposure", "haze", "decolor"),
 }
-PARTS = ("level5", "level1", "semantic")
+PARTS = ("level5", "level1", "semantic", "cw")
+CONFIDENCES = ((0.0, 0.6), (0.6, 0.9), (0.9, 0.99), (0.99, 1.01))
 
 
 def main() -> None:
-    """Prints two tables of the corruptions at each level, and one of semantic attacks."""
+    """Prints two tables of the corruptions at each level, and one of each attack."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with CIFAR-10's files and the network's weights")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
@@ -57,6 +58,8 @@ def main() -> None:
     for part in given.part:
         if part == "semantic":
             _semantic(model, train, test)
+        elif part == "cw":
+            _carlini_wagner(model, test)
         else:
             level = int(part[-1])
             _corruptions(model, train, test, level, [name for name in SHOWN[level] if name in given.only])
@@ -111,9 +114,7 @@ def _semantic(model: nn.Module, train: Pixels, test: Pixels) -> None:
     known, unknown = _norms(model, clean, "one-hot"), _norms(model, shifted, "one-hot")
     detector = Purview(folds=None).fit(known[:half], unknown[:half])
     inside, outside = detector.score(known[half:]), detector.score(unknown[half:])
-    with torch.no_grad():
-        sure = model(shifted[half:]).softmax(1).amax(1).numpy()
-        sure_clean = model(clean[half:]).softmax(1).amax(1).numpy()
+    sure, sure_clean = _confidences(model, shifted[half:]), _confidences(model, clean[half:])
     print(f"\nSemantic, one-hot: {half} + {half} to fit to, {len(inside)} + {len(outside)} tested\n")
     print("| shifted images | share | one-hot AUROC | maximum softmax AUROC |\n|---|---|---|---|")
     for title, rows in (
@@ -134,6 +135,41 @@ def _semantic(model: nn.Module, train: Pixels, test: Pixels) -> None:
         train.images[: PIXELS // 2][some.success], some.adversarial(), clean[half:], shifted[half:]
     )
     print(f"Pixels, trained on {int(some.success.sum())} of either kind: {area:.3f}")
+
+
+def _carlini_wagner(model: nn.Module, test: Pixels) -> None:
+    """By what the network made of the clean image: an attacked one always ends at the boundary."""
+    found = attack(model, test.images, test.labels, "cw", index=test.index)
+    fooled = found.success.nonzero()[:, 0]
+    half = len(fooled) // 2
+    clean, attacked = test.images[fooled], found.images[fooled]
+    sure, sure_attacked = _confidences(model, clean[half:]), _confidences(model, attacked[half:])
+    low, middle, high = np.quantile(sure_attacked, (0.05, 0.5, 0.95))
+    print(f"\nC&W, {half} + {half} to fit to, {len(fooled) - half} + {len(fooled) - half} tested; change "
+          f"{float(_change(attacked, clean).mean()):.4f}\n")  # fmt: skip
+    print(f"Confidence of the attacked: {low:.2f}, {middle:.2f}, {high:.2f} (5, 50, 95%)\n")
+    scores = {}
+    for contrast in ("all-ones", "one-hot"):
+        known, unknown = _norms(model, clean, contrast), _norms(model, attacked, contrast)
+        detector = Purview(folds=None).fit(known[:half], unknown[:half])
+        scores[contrast] = detector.score(known[half:]), detector.score(unknown[half:])
+    scores["maximum softmax"] = -sure, -sure_attacked
+    print(
+        "| confidence in the clean image | share | " + " | ".join(f"{name} AUROC" for name in scores) + " |"
+    )
+    print("|---" * (2 + len(scores)) + "|")
+    for title, rows in (
+        ("all", sure >= 0),
+        *((f"{a} to {min(b, 1.0)}", (sure >= a) & (sure < b)) for a, b in CONFIDENCES),
+    ):
+        areas = [f"{evaluate(inside[rows], outside).auroc:.3f}" for inside, outside in scores.values()]
+        print(f"| {title} | {rows.mean():.2f} | " + " | ".join(areas) + " |")
+    print()
+
+
+def _confidences(model: nn.Module, images: Tensor) -> NDArray[np.float32]:
+    with torch.no_grad():
+        return np.concatenate([model(part).softmax(1).amax(1).numpy() for part in images.split(100)])
 
 
 def _norms(model: nn.Module, images: Tensor, contrast: str) -> Features:

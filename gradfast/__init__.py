@@ -9,6 +9,7 @@ from . import _extension
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .errors import FallbackWarning, GradfastError, InputError, ModelError
     from .extractor import FeatureExtractor
     from .features import Features
     from .norms import GradNorms, explain, grad_cosines, grad_dots, grad_gram, grad_norms
@@ -26,15 +27,23 @@ _PUBLIC = {
     "GradNorms": "norms",
     "FeatureExtractor": "extractor",
     "Features": "features",
+    "GradfastError": "errors",
+    "InputError": "errors",
+    "ModelError": "errors",
+    "FallbackWarning": "errors",
 }
 
 # Public modules, imported at first use too.
 _MODULES = ("data", "detectors", "gradcon", "models", "ops", "reference")
 
 __all__ = [
+    "FallbackWarning",
     "FeatureExtractor",
     "Features",
     "GradNorms",
+    "GradfastError",
+    "InputError",
+    "ModelError",
     "__version__",
     "explain",
     "grad_cosines",

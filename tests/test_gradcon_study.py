@@ -23,6 +23,7 @@ from gradfast.gradcon.study.data import ClassImages, OneClass, digits, from_spec
 from gradfast.gradcon.study.padim import PatchGaussian
 from gradfast.gradcon.study.run import PROFILES, collect, draw, run, write
 from gradfast.gradcon.study.tables import PAPER, class_table, summarise
+from gradfast.gradcon.training import TrainingSettings, split_rows
 from gradfast.models.cifar_resnet import resnet20
 from gradfast.report.directory import write_directory_page
 
@@ -177,7 +178,15 @@ def test_conditions(tiny: OneClass, tmp_path: Path) -> None:
     (areas,) = found["auroc"].values()
     assert len(areas["gradient"]) == 5
     assert run_conditions(cell, tiny, tmp_path, images=8) == found
-    assert condition_table([found]).count("\n") == 3
+    table = condition_table([found])
+    assert [line.split(" | ")[2] for line in table.splitlines()[2:]] == [
+        "reconstruction",
+        "gradient",
+        "standardised",
+    ]
+    held_out, rows = split_rows(len(tiny.normal(0)), TrainingSettings())
+    assert len(held_out) == 2
+    assert sorted([*held_out, *rows]) == list(range(len(tiny.normal(0))))
 
 
 def test_idx_files_as_debian_ships_them(tmp_path: Path) -> None:

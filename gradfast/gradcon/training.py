@@ -16,7 +16,7 @@ from gradfast.gradcon.autoencoders import as_float, check_images
 from gradfast.gradcon.checkpoint import PathType, read_checkpoint, restore, write_checkpoint
 from gradfast.gradcon.constraint import GradConLoss, GradConTerms
 
-__all__ = ["Epoch", "GradConTrainer", "TrainingSettings", "as_float", "one_class"]
+__all__ = ["Epoch", "GradConTrainer", "TrainingSettings", "as_float", "one_class", "split_rows"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,13 @@ class Epoch:
     seconds: float
 
 
+def split_rows(count: int, settings: TrainingSettings) -> tuple[Tensor, Tensor]:
+    """Which of ``count`` images, at least 1, are held out and which are trained on; int64, drawn by the settings' seed."""
+    order = torch.randperm(count, generator=Generator().manual_seed(settings.seed))
+    held = min(round(count * settings.validation), count - 1)
+    return order[:held], order[held:]
+
+
 @dataclass
 class GradConTrainer:
     """Trains an encoder-decoder on normal images.
@@ -88,10 +95,7 @@ class GradConTrainer:
             raise InputError(f"settings: got {s}; wanted a validation share in [0, 1), batches of at least 1")
         self.device = next(self.model.parameters()).device
         check_images(self.model, as_float(self.images[:1]) if len(self.images) else self.images.float())
-        generator = Generator().manual_seed(s.seed)
-        order = torch.randperm(len(self.images), generator=generator)
-        held = min(round(len(order) * s.validation), len(order) - 1)
-        self.held_out, self.rows = order[:held], order[held:]
+        self.held_out, self.rows = split_rows(len(self.images), s)
         self.loss = GradConLoss(
             self.model, self.decoder, weight=s.weight, momentum=s.momentum, reference=s.reference
         ).to(self.device)

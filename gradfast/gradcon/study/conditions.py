@@ -15,7 +15,7 @@ from gradfast.detectors.metrics import auroc
 from gradfast.gradcon.checkpoint import load_scorer
 from gradfast.gradcon.study.cells import Cell
 from gradfast.gradcon.study.data import OneClass
-from gradfast.gradcon.training import as_float
+from gradfast.gradcon.training import TrainingSettings, as_float, split_rows
 
 __all__ = ["condition_table", "run_conditions"]
 
@@ -26,19 +26,24 @@ def run_conditions(
     directory: Path,
     *,
     images: int = 100,
+    limit: int | None = None,
     names: Iterable[str] = tuple(CORRUPTIONS),
 ) -> dict[str, Any]:
     """AUROC of clean against corrupted test images of the class, and the rank correlation of the scores with the level.
 
     Half of ``images`` is left clean and the other half corrupted, so that no image is on both sides. The model is the one that `run_cell`
-    has trained last.
+    has trained last, with the same ``limit``: scores are standardised on what it held out.
     """
     folder = directory / cell.folder
     kept = folder / f"conditions-{images}.json"
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
         return found
+    normal_images = data.normal(cell.label, limit, cell.seed)
+    held_out, _ = split_rows(len(normal_images), TrainingSettings(seed=cell.seed))
     scorer = load_scorer(folder / "last.safetensors")
+    if len(held_out) > 1:
+        scorer = scorer.standardised(normal_images[held_out])
     inside = as_float(data.tested(cell.label, cell.seed)[0][:images])
     clean, others = inside[::2], inside[1::2]
     normal = scorer(clean).by_name()
@@ -70,8 +75,9 @@ def condition_table(results: list[dict[str, Any]]) -> str:
     for name in results[0]["auroc"]:
         for model in models:
             mine = [r for r in results if r["model"] == model]
-            for score in ("reconstruction", "gradient"):
-                if score == "gradient" and not model.endswith("Grad"):
+            constrained = ("gradient", "standardised") if model.endswith("Grad") else ()
+            for score in ("reconstruction", *constrained):
+                if not all(score in r["auroc"][name] for r in mine):
                     continue
                 areas = np.mean([r["auroc"][name][score] for r in mine], axis=0)
                 rank = np.nanmean([r["spearman"][name][score] for r in mine])

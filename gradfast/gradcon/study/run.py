@@ -85,7 +85,7 @@ def run(
         tell(_line(cell, data, found))
     if profile.conditions and data.train.images.shape[1] == 3:
         for cell in cells(key, [m for m in profile.models if m.startswith("CAE")], labels, profile.seeds[:1]):
-            run_conditions(cell, data, directory)
+            run_conditions(cell, data, directory, limit=profile.limit)
             tell(f"{cell.model} on {data.classes[cell.label]}: eight corruptions at five levels")
     return results
 
