@@ -7,10 +7,13 @@ import sys
 
 import pytest
 
+from gradfast.engine import host
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's thresholds")
 
 FAULTS = """
 import resource
+import sys
 import torch
 from torch import nn
 import gradfast
@@ -22,16 +25,16 @@ x = torch.randn(16, 3, 32, 32)
 fewest = float("inf")
 for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    gradfast.grad_norms(model, x)
+    gradfast.grad_norms(model, x, memory_budget=sys.argv[1] if sys.argv[1:] else None)
     fewest = min(fewest, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(keep_freed_memory(), fewest)
 """
 
 
-def run(**environment: str) -> tuple[str, int]:
+def run(*arguments: str, **environment: str) -> tuple[str, int]:
     inherited = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES" and not k.startswith("MALLOC_")}
     out = subprocess.run(
-        [sys.executable, "-c", FAULTS],
+        [sys.executable, "-c", FAULTS, *arguments],
         env=inherited | environment,
         capture_output=True,
         text=True,
@@ -44,6 +47,32 @@ def test_a_later_call_finds_its_pages_mapped() -> None:
     kept, faults = run()
     assert kept == "True"
     assert faults < 2000  # some 15,000 where all is given back
+
+
+def test_far_below_its_budget_a_call_gives_nothing_back() -> None:
+    _, faults = run("2GB")
+    assert faults < 2000  # 9,000 where each block gave back what it had freed
+
+
+def test_near_its_budget_a_call_gives_freed_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    resident = iter([1000, 1000, 1089, 1091, 1091, 1050])
+    monkeypatch.setattr(host, "_resident", lambda: next(resident))
+    monkeypatch.setattr(host, "release_freed_memory", lambda: given.append(len(given)))
+    monkeypatch.setattr(host.Watch, "_base", None)
+    monkeypatch.setattr(host.Watch, "_left", 0)
+    watch = host.Watch(100)
+    with watch:  # 1000 in use, after what lay free before was given back
+        assert len(given) == 1
+        watch.check()  # 89 of 100
+        assert len(given) == 1
+        watch.check()  # 91
+        assert len(given) == 2
+        watch.passed(5)  # not yet a twentieth
+        assert len(given) == 2
+        watch.passed(1)
+        assert len(given) == 3
+    assert (host.Watch._base, host.Watch._left) == (1000, 50)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gradfast.engine import fusion
 from gradfast.engine.carrier import Carrier, reduce_to
-from gradfast.engine.host import release_freed_memory
+from gradfast.engine.host import Watch
 from gradfast.engine.plan import Action, Plan, Taker, used_edges
 from gradfast.record import Graph, Node
 from gradfast.rules import rule_for
@@ -23,17 +23,16 @@ def sweep(
     take: Taker,
     *,
     norms: bool,
-    release_after: int | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Carry the cotangents [R, B, K] of the logits back.
 
-    After so many bytes of cotangents freed memory is given back: on the heap, holes of other sizes would add up beside them.
+    ``watch`` hears of the cotangents that go by: on the heap, holes of other sizes would add up beside them.
 
     ``take`` gets the node and output of each tensor used, and its use. ``norms`` says that squared norms are all that is asked
     of the uses, so that they may come with the work of carrying.
     """
     carrier = Carrier(graph.root, graph.root_output, cotangents, in_two=plan.fusions)
-    passed = 0
     for node in graph.nodes:
         actions = plan.actions.get(node.order)
         if actions is None:
@@ -44,11 +43,8 @@ def sweep(
         if grads is None:
             continue
         g = grads[0]
-        if release_after is not None and g is not None:
-            passed += g.numel() * g.element_size()
-            if passed > release_after:
-                release_freed_memory()
-                passed = 0
+        if watch is not None and g is not None:
+            watch.passed(g.numel() * g.element_size())
         if fused and g is not None:
             if fusion.run(fused, graph, plan, node, g, second, carrier, take, norms=norms):
                 continue

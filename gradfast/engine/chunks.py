@@ -16,6 +16,9 @@ from gradfast.rules import rule_for
 # The C library maps and unmaps fresh pages for every block above this, which costs as much as a pass over it; below, blocks
 # are reused, and what waits stays near the caches.
 LARGEST_TENSOR = 32 << 20
+# Of a budget, what chunks of several samples are planned to fill: the heap's holes take the rest, or freed memory would have to be
+# given back, and mapped again, for each chunk (see `host.Watch`).
+ROOM = 0.7
 # Of a dense gradient, when it is formed: one use's, the sum so far, and the two of them added up; later its squares.
 DENSE_COPIES = 3
 TABLE_OR_WEIGHT = ("EmbeddingBackward0", "MmBackward0", "AddmmBackward0")
@@ -123,7 +126,7 @@ def chunk(cost: Cost, count: int, rows: int, budget: int | None, all_rows: bool)
             f"memory_budget: got {budget} bytes; wanted {least} at least, which one sample needs: {cost.activations} bytes of "
             f"activations, with all made again that can be, and the cotangents of {'all rows' if all_rows else 'a row'}"
         )
-    left = budget - _bytes_of(cost, 0, rows, all_rows)
+    left = int(ROOM * budget) - _bytes_of(cost, 0, rows, all_rows)
     return max(1, min(samples, left // max(1, cost.activations + cost.cotangents * rows))), at_a_time
 
 

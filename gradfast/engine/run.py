@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from gradfast.engine.backward import sweep
 from gradfast.engine.book import book_of
 from gradfast.engine.collect import Collector, Metric, SquaredNorm
 from gradfast.engine.decide import make_plan
-from gradfast.engine.host import LEAST_BUDGET_TO_RELEASE, keep_freed_memory, release_freed_memory
+from gradfast.engine.host import LEAST_BUDGET_TO_RELEASE, Watch, keep_freed_memory, release_freed_memory
 from gradfast.engine.plan import Cost, Plan
 from gradfast.engine.recompute import Recomputation
 from gradfast.engine.session import Session
@@ -42,9 +43,12 @@ class Engine:
     ) -> None:
         self.names, self.metric, self.budget = names, metric, memory_budget
         self.model = model
-        self.session = self._session(names, autocast)
-        if self.session.device.type == "cpu":
+        self.watch: Watch | None = None
+        if next(model.parameters()).device.type == "cpu":
             keep_freed_memory()
+            if memory_budget is not None and memory_budget >= LEAST_BUDGET_TO_RELEASE:
+                self.watch = Watch(memory_budget)
+        self.session = Session(model, names, autocast, self.watch)
         self.book = book_of(model)
         self.shapes = {n: p.shape for n, p in self.session.parameters.items()}
         self.fallback: set[str] = set()
@@ -64,7 +68,7 @@ class Engine:
         key = (
             shapes_of_samples(x), self.names, self.session.autocast, self.budget, type(self.metric), rows
         )  # fmt: skip
-        with self.session.borrow():
+        with self.session.borrow(), self.watch or nullcontext():
             # Until a few samples have told what one costs, they go to be planned alone; under a budget one, then two, whose plan
             # serves for more.
             known = self.book.sizes.get(key)
@@ -74,8 +78,8 @@ class Engine:
             while start < batch:
                 part = slice(start, start + chunks.balanced(batch - start, size))
                 wanted = None if settled or part.stop == batch else batch
-                if self._release_after() is not None:
-                    release_freed_memory()
+                if self.watch is not None:
+                    self.watch.check()
                 try:
                     value, z, size = self._samples(x, part, cotangents, wanted)
                 except RuntimeError as error:
@@ -102,11 +106,6 @@ class Engine:
             )
         self._warn()
         return found
-
-    def _session(self, names: tuple[str, ...], autocast: torch.dtype | None) -> Session:
-        session = Session(self.model, names, autocast)
-        session.release = session.device.type == "cpu" and (self.budget or 0) >= LEAST_BUDGET_TO_RELEASE
-        return session
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -208,13 +207,9 @@ class Engine:
         with torch.no_grad():
             start = v.to(graph.root.dtypes[graph.root_output])
             norms = isinstance(metric, SquaredNorm)
-            sweep(graph, plan, start, collector, norms=norms, release_after=self._release_after())
+            sweep(graph, plan, start, collector, norms=norms, watch=self.watch)
             collector.flush()
         return collector.results
-
-    def _release_after(self) -> int | None:
-        """Bytes of cotangents after which a sweep under a budget gives freed memory back."""
-        return self.budget // 20 if self.budget is not None and self.session.release else None
 
     def _rescale(self, value: Tensor, exponent: Tensor) -> Tensor:
         """Undo the scale 2^-exponent [R, B] of the cotangents: squared where the metric is quadratic."""
@@ -232,7 +227,7 @@ class Engine:
     ) -> dict[str, Tensor]:
         """The exact path for parameters whose samples cannot be told apart in a batch: every sample alone."""
         wanted = tuple(n for n in self.names if n in set(names))
-        session = self._session(wanted, self.session.autocast)
+        session = Session(self.model, wanted, self.session.autocast, self.watch)
         found: dict[str, list[Tensor]] = {n: [] for n in wanted}
         with session.borrow():
             for i, b in enumerate(range(part.start, part.stop)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradfast.engine.host import release_freed_memory
+from gradfast.engine.host import Watch
 from gradfast.engine.recompute import Recomputation, blocks_of
 from gradfast.errors import ModelError, describe
 from gradfast.inputs import Inputs, call, map_tensors, slice_batch
@@ -20,12 +20,18 @@ from gradfast.record import Graph, trace
 class Session:
     """Records forward passes of ``model`` in which the parameters ``names`` want gradients.
 
-    ``autocast`` is the dtype of the operands of matrix products and convolutions, None for the model's own. Where ``release`` is
-    set, what a block of the model freed is given back to the system when the block has run.
+    ``autocast`` is the dtype of the operands of matrix products and convolutions, None for the model's own. ``watch`` looks at the
+    memory after each block of the model: what lies between the activations that are kept does not serve the next block's.
     """
 
-    def __init__(self, model: nn.Module, names: tuple[str, ...], autocast: torch.dtype | None) -> None:
-        self.names, self.autocast, self.release = names, autocast, False
+    def __init__(
+        self,
+        model: nn.Module,
+        names: tuple[str, ...],
+        autocast: torch.dtype | None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.names, self.autocast, self.watch = names, autocast, watch
         self._model = model
         self._once: set[str] = set()  # blocks that cannot be run twice
         self.parameters: Mapping[str, Tensor] = dict(model.named_parameters())
@@ -104,8 +110,9 @@ class Session:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if tape is not None:
                 stack.enter_context(tape.recording())
-            for block in blocks_of(self._model).values() if self.release else ():
-                stack.callback(block.register_forward_hook(_give_back).remove)
+            if (watch := self.watch) is not None:
+                for block in blocks_of(self._model).values():
+                    stack.callback(block.register_forward_hook(lambda *_: watch.check()).remove)
             return call(self._model, given)
 
     def _check(self, out: object, batch: int) -> Tensor:
@@ -114,11 +121,6 @@ class Session:
                 f"model: its output for {batch} samples is {describe(out)}; wanted logits of shape [B, K]"
             )
         return out
-
-
-def _give_back(*_: object) -> None:
-    """What lies between the activations that are kept does not serve the next block's."""
-    release_freed_memory()
 
 
 def _tensors(x: Inputs) -> int:
