@@ -9,7 +9,7 @@ from . import _extension
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .errors import FallbackWarning, GradfastError, InputError, ModelError
+    from .errors import FallbackWarning, GradfastError, HookWarning, InputError, ModelError
     from .extractor import FeatureExtractor
     from .features import Features
     from .norms import GradNorms, explain, grad_cosines, grad_dots, grad_gram, grad_norms
@@ -31,6 +31,7 @@ _PUBLIC = {
     "InputError": "errors",
     "ModelError": "errors",
     "FallbackWarning": "errors",
+    "HookWarning": "errors",
 }
 
 # Public modules, imported at first use too.
@@ -42,6 +43,7 @@ __all__ = [
     "Features",
     "GradNorms",
     "GradfastError",
+    "HookWarning",
     "InputError",
     "ModelError",
     "__version__",

@@ -5,7 +5,7 @@ Every message names the argument, what came, and what was wanted.
 
 from __future__ import annotations
 
-__all__ = ["FallbackWarning", "GradfastError", "InputError", "ModelError", "describe"]
+__all__ = ["FallbackWarning", "GradfastError", "HookWarning", "InputError", "ModelError", "describe"]
 
 
 class GradfastError(Exception):
@@ -22,6 +22,10 @@ class ModelError(GradfastError, RuntimeError):
 
 class FallbackWarning(UserWarning):
     """Some parameters take the exact but slower per-sample path; the message names them."""
+
+
+class HookWarning(UserWarning):
+    """The model has backward hooks, which are not run: norms are those of the gradients without them."""
 
 
 def describe(value: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
+from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,26 +15,34 @@ from gradfast.record import Graph
 
 Signature = tuple[Any, ...]
 
+# Of a model and a choice of its parameters; sentences of many lengths have as many.
+MOST_PLANS = 256
+
 
 @dataclass
 class Book:
-    """By whatever decides them, ``sizes`` are samples per chunk, and ``recompute`` is whether blocks are made again. ``warned``: the
-    user was told of the fallback.
+    """By whatever decides them, ``sizes`` are samples per chunk, and ``recompute`` is whether blocks are made again.
+
+    ``warned``: the user was told of the fallback, ``told_of_hooks``: of backward hooks. ``channels_last``: images are handed to the model so.
+    ``lock`` is held while the model is borrowed.
     """
 
     sizes: dict[Hashable, int] = field(default_factory=dict)
     recompute: dict[Hashable, bool] = field(default_factory=dict)
     warned: bool = False
+    told_of_hooks: bool = False
+    channels_last: bool = True
+    lock: RLock = field(default_factory=RLock)
     _plans: dict[frozenset[str], list[tuple[Signature, Plan]]] = field(default_factory=dict)
 
     def find(self, graph: Graph, batch: int) -> Plan | None:
-        """The plan of a graph with the same operations, connections and shapes; or of another number of samples.
+        """The plan of a graph with the same signature; or of another number of samples.
 
         A plan for another number of samples serves where every size is the same or grew with the samples: where the samples lie
         does not depend on how many they are. A batch of one is planned without looking for them, and serves only itself.
         """
-        signature = graph.signature()
-        for known, plan in self._plans.get(graph.root.wanted, []):
+        signature = graph.signature(batch)
+        for known, plan in reversed(self._plans.get(graph.root.wanted, [])):
             if plan.batch == batch and known == signature:
                 return plan
             if min(plan.batch, batch) > 1 and _scaled(known, plan.batch, signature, batch):
@@ -43,7 +52,10 @@ class Book:
         return None
 
     def add(self, graph: Graph, plan: Plan) -> None:
-        self._plans.setdefault(graph.root.wanted, []).append((graph.signature(), plan))
+        """Keeps a plan, and lets go of the oldest of very many."""
+        plans = self._plans.setdefault(graph.root.wanted, [])
+        plans.append((graph.signature(plan.batch), plan))
+        del plans[:-MOST_PLANS]
 
 
 def _scaled(a: Signature, batch_a: int, b: Signature, batch_b: int) -> bool:
@@ -61,8 +73,10 @@ def _scaled(a: Signature, batch_a: int, b: Signature, batch_b: int) -> bool:
 
 
 _BOOKS: WeakKeyDictionary[nn.Module, Book] = WeakKeyDictionary()
+_BOOKS_LOCK = Lock()
 
 
 def book_of(model: nn.Module) -> Book:
     """Kept as long as the model lives."""
-    return _BOOKS.setdefault(model, Book())
+    with _BOOKS_LOCK:
+        return _BOOKS.setdefault(model, Book())

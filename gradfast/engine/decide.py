@@ -37,7 +37,7 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
         grads = carrier.take(node) if carrier else None
         layout: Layout | None = None
         if carrier is None:
-            layout = Layout(0, node.shape[0] if node.shape else 1)
+            layout = Layout(0, max(1, node.shape[0])) if node.shape else None
         elif grads is None:
             continue
         elif grads[0] is not None and _may_use_a_parameter(node):
@@ -85,7 +85,10 @@ def _decide(node: Node, edge: int, layout: Layout | None, batch: int) -> Action:
     if target is None or not target[0].wanted:
         return Action.SKIP
     rule = rule_for(node.name)
-    if target[0].from_input and not (layout is not None and rule.drops_samples(node, edge, layout, batch)):
+    positions = False  # looked up, the same ones for every sample
+    if layout is not None and not target[0].from_samples:
+        positions = rule.drops_samples(node, edge, layout, batch)
+    if target[0].from_input and not positions:
         return Action.CARRY
     if layout is None:
         return Action.DENSE

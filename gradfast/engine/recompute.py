@@ -20,6 +20,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from gradfast.errors import ModelError
 
+# A tensor, and its version when it was kept.
+_Kept = tuple[Tensor, int]
+
 # A fused step of the sweep may look across the border of two blocks: neither must be made again for each value.
 _ALIVE = 2
 
@@ -55,8 +58,8 @@ class Recomputation:
         leave: names of blocks that cannot be run twice.
 
     Attributes:
-        refused: names of blocks that this pass found to be so: they draw random numbers, write buffers, or change what enters them.
-            Where there is one, the pass cannot be used.
+        refused: names of blocks that this pass found to be so: they draw random numbers, write buffers, or what entered them is changed,
+            by them or later. Where there is one, the pass cannot be used.
     """
 
     def __init__(self, model: nn.Module, given: Iterable[Tensor] = (), leave: Iterable[str] = ()) -> None:
@@ -66,6 +69,7 @@ class Recomputation:
         self._outside = _storages((*model.parameters(), *model.buffers(), *given))
         self._kept: dict[int, int] = {}  # bytes by storage, of what lives as long as the graph
         self._inside = self._largest = 0
+        self._entered: list[tuple[str, Tensor, int]] = []
         self._alive: deque[ref[_Frame]] = deque()
 
     @property
@@ -82,14 +86,16 @@ class Recomputation:
     def recording(self) -> Iterator[None]:
         """The model's forward pass is to run inside."""
         with ExitStack() as stack:
-            stack.enter_context(saved_tensors_hooks(self._keep, lambda t: t))
+            stack.enter_context(saved_tensors_hooks(self._keep, _unchanged))
             for name, block in self._blocks.items():
                 own = vars(block).get("forward")
                 block.forward = self._framed(name, block)
                 stack.callback(_put_back, block, own)
             yield
+        self.refused |= {name for name, t, version in self._entered if t._version != version}
+        self._entered = []
 
-    def _keep(self, t: Tensor) -> Tensor:
+    def _keep(self, t: Tensor) -> _Kept:
         self._count(t)
         return _apart(t)
 
@@ -115,6 +121,7 @@ class Recomputation:
                 self.refused.add(name)
             for t in _tensors((args, kwargs)):
                 self._count(t)
+            self._entered += [(name, t, t._version) for t in frame.entering]
             inside = frame.close()
             self._inside += inside
             self._largest = max(self._largest, inside)
@@ -153,16 +160,16 @@ class _Frame:
         self._held: list[Tensor] = []  # while the block runs, so that no two of its tensors share memory
         self._again: list[Tensor] | None = None
 
-    def pack(self, t: Tensor) -> Tensor | int:
+    def pack(self, t: Tensor) -> _Kept | int:
         if t.untyped_storage().data_ptr() in self._outside:
             return _apart(t)
         self._kinds.append((t.shape, t.dtype))
         self._held.append(t)
         return len(self._kinds) - 1
 
-    def unpack(self, packed: Tensor | int) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
+    def unpack(self, packed: _Kept | int) -> Tensor:
+        if not isinstance(packed, int):
+            return _unchanged(packed)
         if self._again is None:
             self._tape.make_room(self)
             self._again = self._run_again()
@@ -199,9 +206,20 @@ class _Frame:
         return found
 
 
-def _apart(t: Tensor) -> Tensor:
+def _apart(t: Tensor) -> _Kept:
     """The same values for an operation to keep: its own output would keep the operation in turn, for ever."""
-    return t if t.is_leaf else t.detach()
+    return (t if t.is_leaf else t.detach()), t._version
+
+
+def _unchanged(kept: _Kept) -> Tensor:
+    """What was kept; autograd does not look itself, where something else keeps for it."""
+    t, version = kept
+    if t._version != version:
+        raise ModelError(
+            f"model: a tensor of shape {list(t.shape)} that a backward formula needs was changed in place after it was used; wanted "
+            "a model that autograd can differentiate"
+        )
+    return t
 
 
 def _leaf(t: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from gradfast.engine.host import LEAST_BUDGET_TO_RELEASE, Watch, keep_freed_memo
 from gradfast.engine.plan import Cost, Plan
 from gradfast.engine.recompute import Recomputation
 from gradfast.engine.session import Session
-from gradfast.errors import FallbackWarning, ModelError
+from gradfast.errors import FallbackWarning, HookWarning, ModelError
 from gradfast.inputs import Inputs, shapes_of_samples
 from gradfast.record import Graph
 
@@ -68,7 +68,8 @@ class Engine:
         key = (
             shapes_of_samples(x), self.names, self.session.autocast, self.budget, type(self.metric), rows
         )  # fmt: skip
-        with self.session.borrow(), self.watch or nullcontext():
+        with self.book.lock, self.session.borrow(), self.watch or nullcontext():
+            self.session.channels_last = self.book.channels_last
             # Until a few samples have told what one costs, they go to be planned alone; under a budget one, then two, whose plan
             # serves for more.
             known = self.book.sizes.get(key)
@@ -99,6 +100,7 @@ class Engine:
                 self.book.sizes[key] = size
             if self.recompute is not None:
                 self.book.recompute[key] = self.recompute
+            self.book.channels_last = self.session.channels_last
             found = torch.cat(values), torch.cat(logits)
         if not self.reached:
             raise ModelError(
@@ -123,6 +125,7 @@ class Engine:
         if graph is None:
             return self._stack({}, v, count), z, count
         self.reached |= graph.reached & set(self.names)
+        self._warn_of_hooks(graph)
         plan = self._plan(graph, z, count, tape)
         q = self._basis(graph, plan, v)
         together = self.metric.all_rows or q is not None
@@ -141,7 +144,7 @@ class Engine:
         if plan.unserved:
             del graph
             self.fallback |= plan.unserved
-            found |= self._one_by_one(x, part, v, z, plan.unserved)
+            found |= self._one_by_one(x, part, cotangents, v, z, plan.unserved)
         return self._stack(found, v, count), z, fit
 
     def _plan(self, graph: Graph, logits: Tensor, batch: int, tape: Recomputation | None = None) -> Plan:
@@ -223,19 +226,28 @@ class Engine:
         return value.clamp_min(0) * scale * scale
 
     def _one_by_one(
-        self, x: Inputs, part: slice, v: Tensor, logits: Tensor, names: Iterable[str]
+        self,
+        x: Inputs,
+        part: slice,
+        cotangents: Cotangents,
+        v: Tensor,
+        logits: Tensor,
+        names: Iterable[str],
     ) -> dict[str, Tensor]:
         """The exact path for parameters whose samples cannot be told apart in a batch: every sample alone."""
         wanted = tuple(n for n in self.names if n in set(names))
         session = Session(self.model, wanted, self.session.autocast, self.watch)
         found: dict[str, list[Tensor]] = {n: [] for n in wanted}
+        session.channels_last = self.session.channels_last
         with session.borrow():
             for i, b in enumerate(range(part.start, part.stop)):
                 drawn = torch.get_rng_state()
                 graph, z, tape = session.record(x, slice(b, b + 1), recompute=bool(self.recompute))
-                if torch.equal(drawn, torch.get_rng_state()):  # with dropout, it was another network
-                    _check_alone(z[0], logits[i], b)
                 rows = v[:, i : i + 1]
+                if torch.equal(drawn, torch.get_rng_state()):
+                    _check_alone(z[0], logits[i], b)
+                else:  # with dropout, it was another network
+                    rows = cotangents(z, slice(b, b + 1))
                 got: Mapping[str, Tensor] = {}
                 if graph is not None:
                     plan = self._plan(graph, z, 1, tape)
@@ -256,6 +268,16 @@ class Engine:
     def _stack(self, found: Mapping[str, Tensor], v: Tensor, count: int) -> Tensor:
         zero = self._zero(v, count)
         return torch.stack([found[n].to(v.dtype) if n in found else zero for n in self.names], -1)
+
+    def _warn_of_hooks(self, graph: Graph) -> None:
+        if not self.book.told_of_hooks and any(n.name == "BackwardHookFunctionBackward" for n in graph.nodes):
+            self.book.told_of_hooks = True
+            warnings.warn(
+                f"{type(self.model).__name__}: its modules have backward hooks, which are not run; the norms are those of the "
+                "gradients without them",
+                HookWarning,
+                stacklevel=5,
+            )
 
     def _warn(self) -> None:
         if self.fallback and not self.book.warned:

@@ -32,6 +32,8 @@ class Session:
         watch: Watch | None = None,
     ) -> None:
         self.names, self.autocast, self.watch = names, autocast, watch
+        self.channels_last = True
+        self._own_inputs = False  # the model writes to what it is given
         self._model = model
         self._once: set[str] = set()  # blocks that cannot be run twice
         self.parameters: Mapping[str, Tensor] = dict(model.named_parameters())
@@ -64,42 +66,63 @@ class Session:
         Raises:
             ModelError: the output is not a floating tensor [B, K].
         """
+        rng = torch.get_rng_state()
+        while True:
+            given, leaves = self._enter(x, chunk)
+            tape = Recomputation(self._model, leaves, self._once) if recompute else None
+            try:
+                out = self._forward(given, tape)
+            except Exception as error:  # whatever a model makes of it
+                if not self._adapts(str(error)):
+                    raise
+            else:
+                if tape is None or not tape.refused:
+                    break
+                self._once |= tape.refused
+            torch.set_rng_state(rng)
+        logits = self._check(out, chunk.stop - chunk.start)
+        exact = logits.detach()
+        if self.autocast is not None:
+            with torch.no_grad(), _no_fast_path():
+                torch.set_rng_state(rng)
+                own = map_tensors(torch.clone, slice_batch(x, chunk))
+                exact = self._check(call(self._model, own), chunk.stop - chunk.start).detach()
+        if logits.grad_fn is None:
+            return None, exact, tape
+        graph = trace(logits, self.parameters, leaves, self.names)
+        return (graph if graph.root.wanted else None), exact, tape
+
+    def _enter(self, x: Inputs, chunk: slice) -> tuple[Inputs, list[Tensor]]:
+        """Some samples as the model is given them, and the leaves among them."""
         leaves: list[Tensor] = []
 
         def leaf(t: Tensor) -> Tensor:
+            if not (t.is_floating_point() or t.is_complex()):
+                return t.clone()  # a model that writes to it must not write to the caller's
             t = t.clone() if t.is_inference() else t.detach()
-            if not t.is_floating_point():
-                return t
-            if t.dim() == 4:
+            if t.dim() == 4 and self.channels_last:
                 t = t.contiguous(memory_format=torch.channels_last)
             leaves.append(t.requires_grad_())
-            return t
+            return t.clone() if self._own_inputs else t
 
         given = map_tensors(leaf, slice_batch(x, chunk))
         if len(leaves) < _tensors(given):
             # Integers cannot want gradients, so only the tables that they index show where samples enter: all are recorded.
             for p in self.parameters.values():
                 p.requires_grad_(p.is_floating_point() or p.is_complex())
-        rng = torch.get_rng_state()
-        tape = Recomputation(self._model, leaves, self._once) if recompute else None
-        out = self._forward(given, tape)
-        while tape is not None and tape.refused:
-            self._once |= tape.refused
-            tape = Recomputation(self._model, leaves, self._once)
-            torch.set_rng_state(rng)
-            out = self._forward(given, tape)
-        logits = self._check(out, chunk.stop - chunk.start)
-        exact = logits.detach()
-        if self.autocast is not None:
-            with torch.no_grad():
-                torch.set_rng_state(rng)
-                exact = self._check(
-                    call(self._model, slice_batch(x, chunk)), chunk.stop - chunk.start
-                ).detach()
-        if logits.grad_fn is None:
-            return None, exact, tape
-        graph = trace(logits, self.parameters, leaves, self.names)
-        return (graph if graph.root.wanted else None), exact, tape
+        return given, leaves
+
+    def _adapts(self, error: str) -> bool:
+        """Whether the model fails by how it was given its inputs, and will be given them otherwise from now on."""
+        if self.channels_last and "view size is not compatible" in error:  # x.view(len(x), -1)
+            self.channels_last = False
+        elif (
+            not self._own_inputs and "leaf Variable that requires grad" in error
+        ):  # nn.ReLU(inplace=True) comes first
+            self._own_inputs = True
+        else:
+            return False
+        return True
 
     def _forward(self, given: Inputs, tape: Recomputation | None) -> object:
         with ExitStack() as stack:
@@ -123,6 +146,17 @@ class Session:
         return out
 
 
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Without autograd torch's transformer layers take another path, which differs at padded positions."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
 def _tensors(x: Inputs) -> int:
     """How many tensors with a batch dimension there are in ``x``."""
     values = (x,) if isinstance(x, Tensor) else x.values() if isinstance(x, dict) else x
@@ -141,14 +175,30 @@ def _flags_restored(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _values_restored(model: nn.Module) -> Iterator[None]:
-    """Put back what a forward pass itself writes: buffers (running statistics) and embeddings that renormalize their rows."""
-    tables = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    """Put back what a forward pass itself writes: buffers (running statistics), embeddings that renormalize their rows, and tensors
+    that modules remember, which would keep the recorded graph.
+    """
+    modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    registered = [(m, dict(m._buffers)) for m in modules if m._buffers]
+    remembered = [(m, _plain_tensors(m)) for m in modules]
+    tables = [m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     written = [*model.buffers(), *(m.weight for m in tables if m.max_norm is not None)]
     before = [(t, t._version, t.detach().clone()) for t in written]
     try:
         yield
     finally:
+        for m, buffers in registered:
+            if any(m._buffers.get(name) is not t for name, t in buffers.items()):
+                m._buffers.update(buffers)  # self.count = self.count + 1
+        for m, tensors in remembered:
+            for name, t in _plain_tensors(m).items():
+                if t is not tensors.get(name):
+                    vars(m)[name] = tensors.get(name, t.detach())
         with torch.no_grad():
             for t, version, value in before:
-                if t._version != version:
+                if t._version != version or not torch.equal(t, value):  # .data has no version
                     t.copy_(value)
+
+
+def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}

@@ -6,9 +6,11 @@ the parameter's leaf *is* the use.
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,8 +21,31 @@ from gradfast.errors import ModelError
 # Where integer inputs enter a graph: nothing below these nodes depends on a floating-point input.
 DATA_ENTRIES = frozenset({"EmbeddingBackward0", "EmbeddingBagBackward0"})
 
-# By these an operation names the axes that it works on.
-_AXES = ("_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_dim2")
+# By these an operation names the axes that it works on, and what else decides whether it mixes samples or can be fused.
+_SETTINGS = (
+    "_saved_dim", "_saved_dims", "_saved_dim0", "_saved_dim1", "_saved_dim2",
+    "_saved_shifts", "_saved_training", "_saved_train", "_saved_alpha", "_saved_beta",
+)  # fmt: skip
+
+# Operations that may bring samples into another order, and where they keep the indices by which they do.
+_REORDERING = {
+    "IndexBackward0": "_saved_indices",
+    "IndexPutBackward0": "_saved_indices",
+    "IndexSelectBackward0": "_saved_index",
+    "IndexAddBackward0": "_saved_index",
+    "IndexCopyBackward0": "_saved_index",
+    "IndexFillBackward0": "_saved_index",
+    "GatherBackward0": "_saved_index",
+    "ScatterBackward0": "_saved_index",
+    "ScatterAddBackward0": "_saved_index",
+    "TakeBackward0": "_saved_index",
+    "SortBackward0": "_saved_indices",
+    "TopkBackward0": "_saved_indices",
+    "SelectBackward0": "_saved_index",
+    "SliceBackward0": "_saved_start",
+    "MaskedSelectBackward0": "_saved_mask",
+    "MaskedScatterBackward0": "_saved_mask",
+}
 
 
 @dataclass(eq=False)
@@ -28,7 +53,8 @@ class Node:
     """One recorded operation.
 
     ``fn`` is autograd's node; ``edges[i]`` is the node that produced operand i and the number of that node's output (None
-    where no gradient is wanted); ``shapes`` and ``dtypes`` are those of the operation's outputs.
+    where no gradient is wanted); ``shapes`` and ``dtypes`` are those of the operation's outputs. ``from_input`` says that an input
+    lies behind it, ``from_samples`` that one of floating point does: a lookup may be of positions, the same for all samples.
     """
 
     fn: Any
@@ -38,6 +64,7 @@ class Node:
     edges: list[tuple[Node, int] | None] = field(default_factory=list)
     parameter: str | None = None
     from_input: bool = False
+    from_samples: bool = False
     wanted: frozenset[str] = frozenset()
     order: int = -1
 
@@ -68,17 +95,51 @@ class Graph:
     nodes: tuple[Node, ...]
     reached: frozenset[str]
 
-    def signature(self) -> tuple[Any, ...]:
-        """What decides how positions map to samples: the operations and their axes, how they are connected and their shapes."""
+    def signature(self, batch: int) -> tuple[Any, ...]:
+        """All that a plan for ``batch`` samples depends on: the operations and their settings, how they are connected, their shapes, and
+        where the parameters and the inputs enter.
+        """
         return tuple(
-            ((n.name, *_axes(n.fn)), n.shapes, tuple((e[0].order, e[1]) if e else None for e in n.edges))
+            (
+                (n.name, n.parameter, n.from_input, n.from_samples, *_settings(n, batch)),
+                n.shapes,
+                tuple((e[0].order, e[1]) if e else None for e in n.edges),
+            )
             for n in self.nodes
         )
 
 
-def _axes(fn: Any) -> tuple[Any, ...]:
-    """Shapes alone do not tell a transposition of two axes of one size from none."""
-    return tuple(getattr(fn, name, None) for name in _AXES)
+def _settings(node: Node, batch: int) -> tuple[Any, ...]:
+    """Shapes alone do not tell a transposition of two axes of one size from none, nor one order of the samples from another."""
+    kind: type = type(node.fn)
+    settings = tuple(getattr(node.fn, name) for name in _settings_of(kind))
+    where = _REORDERING.get(node.name)
+    if where is None or batch == 1:
+        return settings
+    indices = getattr(node.fn, where)
+    indices = indices if isinstance(indices, (list, tuple)) else [indices]
+    return (*settings, *(_digest(index, node, position, batch) for position, index in enumerate(indices)))
+
+
+@cache
+def _settings_of(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in _SETTINGS if hasattr(kind, name))
+
+
+def _digest(index: Any, node: Node, position: int, batch: int) -> bytes | int | None:
+    """Of indices that can reach across samples; None for those along an axis that cannot hold the samples' digit."""
+    if index is None:
+        return None
+    operand = next((e[0].shapes[e[1]] for e in node.edges if e is not None), node.shape)
+    masked = isinstance(index, Tensor) and index.dtype is torch.bool
+    axis = getattr(node.fn, "_saved_dim", None if masked else position)
+    if axis is not None and operand:
+        axis = axis - 2**64 if axis >= 2**63 else axis  # negative ones are kept without their sign
+        if operand[axis] % batch:
+            return None
+    if isinstance(index, int):
+        return index
+    return hashlib.blake2b(index.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 def _make_node(fn: Any) -> Node:
@@ -126,7 +187,7 @@ def trace(
         variable = getattr(fn, "variable", None)
         if variable is not None:
             node.parameter = names.get(id(variable))
-            node.from_input = id(variable) in input_ids
+            node.from_input = node.from_samples = id(variable) in input_ids
         for target, output in fn.next_functions:
             node.edges.append(None if target is None else (nodes[target], output))
             if target is not None:
@@ -159,6 +220,7 @@ def trace(
             if edge is not None:
                 behind |= edge[0].wanted
                 node.from_input |= edge[0].from_input
+                node.from_samples |= edge[0].from_samples
         node.from_input |= node.name in DATA_ENTRIES
         node.wanted = frozenset(behind)
     return Graph(root, logits.output_nr, tuple(ordered), frozenset(reached))

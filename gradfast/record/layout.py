@@ -3,7 +3,8 @@
 Models fold the batch into other dimensions (windows, frames, heads, sequence-first tokens). In every regular case the
 sample's number is one digit of one axis: ``axis`` has size outer * B * inner and sample = (index // inner) % B. The digit is
 not guessed from the code that ran; it is read off the zeros of cotangents in which only some samples are held against a
-target, and a graph in which no digit explains those zeros is refused.
+target, and a graph in which no digit explains those zeros is refused. What the zeros of one batch leave open is asked again of
+the next.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Layout:
         """
         axis = lead + self.axis
         size = t.shape[axis]
-        outer = size // (batch * self.inner)
-        t = t.unflatten(axis, (outer, batch, self.inner))
+        inner = self.inner if size else 1
+        t = t.unflatten(axis, (size // (batch * inner), batch, inner))
         t = t.movedim(axis + 1, lead)
         return t.flatten(axis + 1, axis + 2)
 
@@ -50,21 +51,31 @@ def find(probe: Tensor, batch: int, codes: Tensor) -> tuple[Layout | None, bool]
     """The layout that explains the zeros of ``probe`` [bits, *shape], and whether the zeros decide it.
 
     A candidate holds where every non-zero entry of row r sits at a sample whose bit r is set; since no sample's code contains
-    another's, no entry can be taken for another sample's. Returns (None, True) where no candidate holds. A probe that vanishes
-    everywhere decides nothing: the first candidate that fits the shape, and False. NaN and infinity count as zero.
+    another's, no entry can be taken for another sample's. Returns (None, True) where no candidate holds. Where several do, they agree
+    on the entries that are not zero, and on nothing else: the first of them serves for this batch, and the second value is False. So it
+    is for a probe that vanishes everywhere. NaN and infinity count as zero.
     """
+    shape = probe.shape[1:]
+    if 0 in shape:
+        return Layout(shape.index(0), 1), False
     alive = (probe != 0) & probe.isfinite()
-    decided = bool(alive.any())
-    for layout in (Layout(a, i) for a, n in enumerate(probe.shape[1:]) for i in _strides(n, batch)):
-        seen = layout.split(alive, batch, 1).flatten(2).any(2)  # [bits, B]
-        if not bool((seen & ~codes).any()):
-            return layout, decided
-    return None, decided
+    fits: list[Layout] = []
+    for axis, size in enumerate(shape):
+        strides = _strides(size, batch)
+        if not strides:
+            continue
+        others = [d for d in range(1, alive.dim()) if d != axis + 1]
+        along = alive.any(others) if others else alive  # [bits, size]
+        for inner in strides:
+            seen = along.view(len(along), -1, batch, inner).any(3).any(1)  # [bits, B]
+            if not bool((seen & ~codes).any()):
+                fits.append(Layout(axis, inner))
+    return (fits[0] if fits else None), len(fits) < 2
 
 
 def _strides(size: int, batch: int) -> list[int]:
     """Digit strides that fit an axis of this size: batch-major first, then batch-minor, then in between."""
-    if size == 0 or size % batch:
+    if size % batch:
         return []
     rest = size // batch
     divisors = [d for d in range(1, rest + 1) if rest % d == 0]
