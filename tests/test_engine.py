@@ -10,7 +10,7 @@ from gradfast import reference
 from gradfast.engine.book import book_of
 from gradfast.engine.session import Session
 from gradfast.errors import ModelError
-from gradfast.record.layout import Layout, find, sample_codes
+from gradfast.record.layout import Layout, agree, find, sample_codes
 from gradfast.rules import rule_for
 
 CPU = torch.device("cpu")
@@ -32,9 +32,7 @@ def test_the_digit_is_read_off_the_zeros(outer: int, inner: int, axis: int) -> N
     codes = sample_codes(batch, CPU)
     sample = torch.arange(outer * batch * inner) // inner % batch
     probe = torch.rand(codes.shape[0], sample.numel(), 7) * codes[:, sample, None]
-    layout, decided = find(probe.transpose(1, 2) if axis else probe, batch, codes)
-    assert decided
-    assert layout == Layout(axis, inner)
+    assert find(probe.transpose(1, 2) if axis else probe, batch, codes) == [Layout(axis, inner)]
 
 
 def test_positions_of_one_sample_only_decide_too() -> None:
@@ -43,18 +41,27 @@ def test_positions_of_one_sample_only_decide_too() -> None:
     codes = sample_codes(batch, CPU)
     probe = torch.zeros(codes.shape[0], tokens, batch)
     probe[:, -1] = codes.float()
-    layout, decided = find(probe.flatten(1), batch, codes)
-    assert decided
-    assert layout == Layout(0, 1)
+    assert find(probe.flatten(1), batch, codes) == [Layout(0, 1)]
 
 
-def test_mixed_samples_have_no_layout_and_a_dead_probe_decides_nothing() -> None:
+def test_mixed_samples_have_no_layout_and_a_dead_probe_leaves_all_open() -> None:
     codes = sample_codes(4, CPU)
     mixed = (codes.float() @ torch.rand(4, 8)).clamp_min(1e-3)
-    assert find(mixed, 4, codes) == (None, True)
-    layout, decided = find(torch.zeros(codes.shape[0], 8), 4, codes)
-    assert layout is not None
-    assert not decided
+    assert find(mixed, 4, codes) == []
+    assert find(torch.zeros(codes.shape[0], 8), 4, codes) == [Layout(0, 2), Layout(0, 1)]
+    assert find(torch.zeros(codes.shape[0], 4, 0), 4, codes) == [Layout(1, 1)]
+
+
+def test_open_layouts_agree_where_they_name_the_same_sample() -> None:
+    layouts = [Layout(0, 2), Layout(0, 1)]  # samples 0 0 1 1 and 0 1 0 1
+    g = torch.zeros(3, 4, 5)
+    assert agree(layouts, g, 2)
+    g[1, 3, 2] = g[2, 0, 4] = 1
+    assert agree(layouts, g, 2)
+    g[0, 1, 0] = 1
+    assert not agree(layouts, g, 2)
+    assert agree([Layout(0, 1), Layout(1, 1)], torch.eye(2).expand(3, 2, 2), 2)
+    assert not agree([Layout(0, 1), Layout(1, 1)], torch.ones(3, 2, 2), 2)
 
 
 def test_split_moves_the_digit_to_the_front() -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 from gradfast.engine import fusion
 from gradfast.engine.carrier import Carrier, reduce_to
 from gradfast.engine.host import Watch
-from gradfast.engine.plan import Action, Plan, Taker, used_edges
+from gradfast.engine.plan import Action, Plan, StalePlanError, Taker, used_edges
 from gradfast.record import Graph, Node
+from gradfast.record.layout import agree
 from gradfast.rules import rule_for
 from gradfast.rules.base import Grads
 from gradfast.rules.uses import DenseUse
@@ -53,6 +54,8 @@ def sweep(
         needs = [a is Action.CARRY for a in actions]
         used = used_edges(actions) if g is not None else []
         layout = plan.layouts.get(node.order)
+        if g is not None and node.order in plan.open and not agree(plan.open[node.order], g, plan.batch):
+            raise StalePlanError
         pending = carrier.take_pending(node)
         joint = None
         if g is not None:

@@ -46,16 +46,32 @@ class Book:
             if plan.batch == batch and known == signature:
                 return plan
             if min(plan.batch, batch) > 1 and _scaled(known, plan.batch, signature, batch):
-                scaled = replace(plan, batch=batch)
-                self.add(graph, scaled)
-                return scaled
+                scaled = _scale(plan, graph, batch)
+                if scaled is not None:
+                    self.add(graph, scaled)
+                    return scaled
         return None
 
     def add(self, graph: Graph, plan: Plan) -> None:
-        """Keeps a plan, and lets go of the oldest of very many."""
+        """Keeps a plan in place of an earlier one of the same graph, and lets go of the oldest of very many."""
         plans = self._plans.setdefault(graph.root.wanted, [])
-        plans.append((graph.signature(plan.batch), plan))
-        del plans[:-MOST_PLANS]
+        signature = graph.signature(plan.batch)
+        plans[:] = [(s, p) for s, p in plans if p.batch != plan.batch or s != signature][1 - MOST_PLANS :]
+        plans.append((signature, plan))
+
+
+def _scale(plan: Plan, graph: Graph, batch: int) -> Plan | None:
+    """The plan for another number of samples; of layouts that it leaves open, those that still fit. None where none does."""
+    layouts, still_open = dict(plan.layouts), {}
+    for order, candidates in plan.open.items():
+        shape = graph.nodes[order].shape
+        fitting = [c for c in candidates if shape[c.axis] % (batch * c.inner) == 0]
+        if not fitting:
+            return None
+        layouts[order] = fitting[0]
+        if len(fitting) > 1:
+            still_open[order] = fitting
+    return replace(plan, batch=batch, layouts=layouts, open=still_open)
 
 
 def _scaled(a: Signature, batch_a: int, b: Signature, batch_b: int) -> bool:

@@ -14,11 +14,12 @@ from gradfast.record.layout import find, sample_codes
 from gradfast.rules import rule_for
 
 
-def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
+def make_plan(graph: Graph, logits: Tensor, batch: int, stale: Plan | None = None) -> Plan:
     """Decide every operand, and find the sample's digit wherever a parameter is used.
 
     The digits are read off a probe: a few random cotangents, each with only some of the samples in it (layout.sample_codes),
-    carried through the graph once. A batch of one needs no probe.
+    carried through the graph once. A batch of one needs no probe. Of layouts that a ``stale`` plan has left open, those that explain
+    this batch too are left.
     """
     plan = Plan(batch)
     carrier: Carrier | None = None
@@ -41,8 +42,13 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
         elif grads is None:
             continue
         elif grads[0] is not None and _may_use_a_parameter(node):
-            layout, decided = find(grads[0], batch, codes)
-            plan.decided &= decided
+            layouts = find(grads[0], batch, codes)
+            if stale is not None:
+                before = stale.open.get(node.order, layouts)
+                layouts = [found for found in layouts if found in before] or layouts
+            layout = layouts[0] if layouts else None
+            if len(layouts) > 1:
+                plan.open[node.order] = layouts
         if layout is not None:
             plan.layouts[node.order] = layout
         actions = tuple(_decide(node, i, layout, batch) for i in range(len(node.edges)))
@@ -62,7 +68,7 @@ def make_plan(graph: Graph, logits: Tensor, batch: int) -> Plan:
                 carrier.carry(node, rule_for(node.name).carry(node, grads, needs), needs)
     consumers = fusion.consumers(graph, plan.actions)
     plan.sole = {order for order, count in consumers.items() if count == 1}
-    plan.fusions = fusion.find(graph, plan.actions, plan.sole)
+    plan.fusions = fusion.find(graph, plan.actions, plan.sole, plan.open)
     return plan
 
 

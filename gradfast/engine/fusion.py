@@ -35,13 +35,19 @@ def consumers(graph: Graph, actions: Mapping[int, tuple[Action, ...]]) -> Counte
     )
 
 
-def find(graph: Graph, actions: Mapping[int, tuple[Action, ...]], sole: Container[int]) -> dict[int, Fusion]:
-    """The fused steps of a graph, by the order number of the node that they start at; ``sole`` as in `Plan`."""
+def find(
+    graph: Graph, actions: Mapping[int, tuple[Action, ...]], sole: Container[int], leave: Container[int] = ()
+) -> dict[int, Fusion]:
+    """The fused steps of a graph, by the order number of the node that they start at; ``sole`` as in `Plan`.
+
+    BatchNorms in ``leave`` are taken by themselves.
+    """
 
     def fusible(node: Node) -> bool:
         return (
             isinstance(rule_for(node.name), BatchNorm)
             and node.order in sole
+            and node.order not in leave
             and not BatchNorm.uses_batch_statistics(node)
             and Action.DENSE not in actions.get(node.order, ())
         )

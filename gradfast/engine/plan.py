@@ -13,6 +13,10 @@ from gradfast.rules import Use
 Taker = Callable[[Node, int, Use], None]
 
 
+class StalePlanError(Exception):
+    """A plan leaves open to which samples some of this batch's cotangents belong."""
+
+
 class Action(Enum):
     SKIP = "skip"  # nothing asked for lies behind this operand
     CARRY = "carry"  # hand the cotangent on
@@ -57,8 +61,9 @@ class Plan:
     """Actions and layouts by the order number of the graph's nodes; it outlives the graph that it was made on.
 
     ``uses`` counts, for each wanted parameter, the operands through which it enters; ``unserved`` names those that enter
-    somewhere by Action.DENSE in a batch of more than one. ``decided`` is False where some cotangent vanished while the layouts
-    were looked for, so that the next batch has to look again. ``sole`` are the nodes whose cotangent comes from one consumer.
+    somewhere by Action.DENSE in a batch of more than one. ``open`` has all layouts that explain a node's cotangents where there are
+    several: a batch on which they differ makes the plan anew (`StalePlanError`). ``sole`` are the nodes whose cotangent comes from one
+    consumer.
     """
 
     batch: int
@@ -66,7 +71,7 @@ class Plan:
     layouts: dict[int, Layout] = field(default_factory=dict)
     uses: dict[str, int] = field(default_factory=dict)
     unserved: set[str] = field(default_factory=set)
-    decided: bool = True
+    open: dict[int, list[Layout]] = field(default_factory=dict)
     fusions: dict[int, Fusion] = field(default_factory=dict)
     sole: set[int] = field(default_factory=set)
     cost: Cost = Cost()

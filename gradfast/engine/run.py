@@ -16,7 +16,7 @@ from gradfast.engine.book import book_of
 from gradfast.engine.collect import Collector, Metric, SquaredNorm
 from gradfast.engine.decide import make_plan
 from gradfast.engine.host import LEAST_BUDGET_TO_RELEASE, Watch, keep_freed_memory, release_freed_memory
-from gradfast.engine.plan import Cost, Plan
+from gradfast.engine.plan import Cost, Plan, StalePlanError
 from gradfast.engine.recompute import Recomputation
 from gradfast.engine.session import Session
 from gradfast.errors import FallbackWarning, HookWarning, ModelError
@@ -136,16 +136,33 @@ class Engine:
         fit, rows = chunks.chunk(self._cost(plan, tape), count, width, self.budget, together)
         if fit < count or (batch is not None and chunks.balanced(batch, fit) > count):
             return None, z, fit
-        found: dict[str, Tensor] = {}
-        if q is not None:
-            found = self._sweep_basis(graph, plan, v, q)
-        elif set(self.names) - plan.unserved:
-            found = self._sweep(graph, plan, v, rows)
+        try:
+            found = self._served(graph, plan, v, q, rows)
+        except StalePlanError:
+            plan = self._plan_anew(graph, z, plan)
+            found = self._served(graph, replace(plan, open={}), v, self._basis(graph, plan, v), rows)
         if plan.unserved:
             del graph
             self.fallback |= plan.unserved
             found |= self._one_by_one(x, part, cotangents, v, z, plan.unserved)
         return self._stack(found, v, count), z, fit
+
+    def _served(self, graph: Graph, plan: Plan, v: Tensor, q: Tensor | None, rows: int) -> dict[str, Tensor]:
+        """The metric by parameter, of those that the plan serves, by the basis ``q`` or row by row.
+
+        Raises:
+            StalePlanError: what the plan leaves open matters for these samples.
+        """
+        if q is not None:
+            return self._sweep_basis(graph, plan, v, q)
+        return self._sweep(graph, plan, v, rows) if set(self.names) - plan.unserved else {}
+
+    def _plan_anew(self, graph: Graph, logits: Tensor, stale: Plan) -> Plan:
+        with torch.no_grad():
+            plan = make_plan(graph, logits, stale.batch, stale)
+        plan.cost = stale.cost
+        self.book.add(graph, plan)
+        return plan
 
     def _plan(self, graph: Graph, logits: Tensor, batch: int, tape: Recomputation | None = None) -> Plan:
         """Its cost is that of a pass that keeps everything."""
@@ -156,8 +173,7 @@ class Engine:
             plan.cost = chunks.measure(graph, plan, None if tape is None else tape.bytes_if_kept)
             if self.session.device.type == "cpu":  # the probes and their cotangents left gaps
                 release_freed_memory()
-            if plan.decided:
-                self.book.add(graph, plan)
+            self.book.add(graph, plan)
         return plan
 
     def _cost(self, plan: Plan, tape: Recomputation | None) -> Cost:

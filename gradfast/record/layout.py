@@ -3,14 +3,15 @@
 Models fold the batch into other dimensions (windows, frames, heads, sequence-first tokens). In every regular case the
 sample's number is one digit of one axis: ``axis`` has size outer * B * inner and sample = (index // inner) % B. The digit is
 not guessed from the code that ran; it is read off the zeros of cotangents in which only some samples are held against a
-target, and a graph in which no digit explains those zeros is refused. What the zeros of one batch leave open is asked again of
-the next.
+target, and a graph in which no digit explains those zeros is refused. Where few positions are alive (the last token's, the rows of
+one expert) several digits explain them; they are all kept, and the next batch has to agree (`agree`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,11 @@ class Layout:
         t = t.movedim(axis + 1, lead)
         return t.flatten(axis + 1, axis + 2)
 
+    def samples(self, t: Tensor, batch: int) -> Tensor:
+        """Of every entry of t [*shape] the number of its sample; broadcast to t's shape."""
+        numbers = torch.arange(t.shape[self.axis], device=t.device) // self.inner % batch
+        return numbers.view(-1, *(1,) * (t.dim() - self.axis - 1))
+
 
 def sample_codes(batch: int, device: torch.device) -> Tensor:
     """Binary codes, one per sample, none of which contains another: bool [bits, B]. Row r of a probe holds the samples with bit r."""
@@ -47,19 +53,18 @@ def sample_codes(batch: int, device: torch.device) -> Tensor:
     return codes.to(device)
 
 
-def find(probe: Tensor, batch: int, codes: Tensor) -> tuple[Layout | None, bool]:
-    """The layout that explains the zeros of ``probe`` [bits, *shape], and whether the zeros decide it.
+def find(probe: Tensor, batch: int, codes: Tensor) -> list[Layout]:
+    """The layouts that explain the zeros of ``probe`` [bits, *shape].
 
     A candidate holds where every non-zero entry of row r sits at a sample whose bit r is set; since no sample's code contains
-    another's, no entry can be taken for another sample's. Returns (None, True) where no candidate holds. Where several do, they agree
-    on the entries that are not zero, and on nothing else: the first of them serves for this batch, and the second value is False. So it
-    is for a probe that vanishes everywhere. NaN and infinity count as zero.
+    another's, no entry can be taken for another sample's. Where several hold they are of one mind about the entries that are not
+    zero, and about nothing else. NaN and infinity count as zero.
     """
     shape = probe.shape[1:]
     if 0 in shape:
-        return Layout(shape.index(0), 1), False
+        return [Layout(shape.index(0), 1)]
     alive = (probe != 0) & probe.isfinite()
-    fits: list[Layout] = []
+    found: list[Layout] = []
     for axis, size in enumerate(shape):
         strides = _strides(size, batch)
         if not strides:
@@ -69,8 +74,15 @@ def find(probe: Tensor, batch: int, codes: Tensor) -> tuple[Layout | None, bool]
         for inner in strides:
             seen = along.view(len(along), -1, batch, inner).any(3).any(1)  # [bits, B]
             if not bool((seen & ~codes).any()):
-                fits.append(Layout(axis, inner))
-    return (fits[0] if fits else None), len(fits) < 2
+                found.append(Layout(axis, inner))
+    return found
+
+
+def agree(layouts: Sequence[Layout], g: Tensor, batch: int) -> bool:
+    """Whether all layouts take each non-zero entry of a cotangent [R, *shape] for the same sample's."""
+    alive = (g != 0).any(0)
+    first, *others = (layout.samples(alive, batch) for layout in layouts)
+    return not any(bool((alive & (first != other)).any()) for other in others)
 
 
 def _strides(size: int, batch: int) -> list[int]:
