@@ -138,6 +138,23 @@ use(
     head=linear(6, 4),
 )  # fmt: skip
 use(
+    "real-parameters-among-complex",
+    normal(3, 6),
+    lambda m, x: m.head(
+        torch.view_as_real(
+            (by_complex(m.a(x).unflatten(1, (3, 2))) * m.w + m.b) @ m.v.to(torch.cdouble) / m.d
+        )
+        .flatten(1)
+        .tanh()
+    ),
+    a=linear(6, 6),
+    w=normal(3),
+    b=normal(3),
+    v=normal(3, 3),
+    d=normal(),
+    head=linear(6, 4),
+)
+use(
     "complex-input",
     normal(3, 5, dtype=torch.complex128),
     lambda m, x: m.head((x * m.a(x.abs())).tanh().abs()),
@@ -358,6 +375,15 @@ use(
     head=linear(4, 3),
 )
 
+use(
+    "scattered-view",
+    normal(3, 5),
+    lambda m, x: m.head(torch.stack([m.a(xi).as_strided_scatter(m.w, (2,), (2,), 1).tanh() for xi in x])),
+    a=linear(5, 5),
+    w=normal(2),
+    head=linear(5, 4),
+)
+
 # Single numbers
 for name, act in {
     "exp": torch.exp,
@@ -378,6 +404,13 @@ use(
     lambda m, x: m.head(torch.stack([xi * (m.w * xi.mean() + m.c) for xi in x])),
     w=normal(),
     c=normal(),
+    head=linear(5, 4),
+)
+use(
+    "softmax-of-a-number",
+    normal(3, 5),
+    lambda m, x: m.head(torch.stack([xi * m.w.exp().transpose(0, 0) * m.w.softmax(0) for xi in x])),
+    w=normal(),
     head=linear(5, 4),
 )
 use(

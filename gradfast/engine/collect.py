@@ -163,7 +163,7 @@ class Collector:
 
     def _from_uses(self, name: str, entries: list[_Entry]) -> Tensor | None:
         views = [e.view for e in entries if e.view is not None]
-        if len(views) < len(entries) or any(e.node.dtypes[e.output].is_complex for e in entries):
+        if len(views) < len(entries) or any(e.use.is_complex for e in entries):
             return None
         if len(entries) == 1:
             return self._metric.of_use(entries[0].of_view, views[0])

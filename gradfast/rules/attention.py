@@ -33,7 +33,7 @@ class FlashAttentionCpu(Rule):
         dtype = torch.promote_types(g.dtype, torch.float32)
         groups = [node.tensor("query").shape[1] // node.tensor(n).shape[1] for n in ("key", "value")]
         q, k, v, o = (
-            t.repeat_interleave(n, 1).flatten(0, 1)  # [BH, T or S, D]
+            (t if n == 1 else t.repeat_interleave(n, 1)).flatten(0, 1)  # [BH, T or S, D]
             for t, n in zip(
                 map(node.tensor, ("query", "key", "value", "output")), (1, *groups, 1), strict=True
             )
@@ -92,6 +92,8 @@ class FlashAttentionCpu(Rule):
 class Softmax(UnaryRule):
     def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g, y = single(grads), node.tensor("result")
+        if y.dim() == 0:
+            return ()
         dim = signed(node.saved("dim")) % y.dim() + 1
         weighted = g * y
         return [torch.addcmul(weighted, y, weighted.sum(dim, keepdim=True), value=-1)]

@@ -160,10 +160,14 @@ def vmapped(node: Node, grads: Grads) -> Grads:
             out = out if isinstance(out, tuple) else (out,)
         assert len(out) == len(node.edges), node.name
         returned[:] = [o is not None for o in out]
-        return tuple(o for o in out if o is not None)
+        return tuple(o.to_dense() if o.is_sparse else o for o in out if o is not None)
 
     def looped() -> tuple[Tensor, ...]:
-        rows = [call(*(g[r] for g in given)) for r in range(given[0].shape[0])]
+        # As copies: some formulas count in the cotangent's storage.
+        rows = [
+            call(*(g[r].clone(memory_format=torch.contiguous_format) for g in given))
+            for r in range(given[0].shape[0])
+        ]
         return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
     with warnings.catch_warnings():

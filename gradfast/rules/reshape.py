@@ -52,6 +52,8 @@ def permutation(node: Node) -> list[int]:
     """The permutation that the recorded operation applied."""
     rank = len(node.shape)
     order = list(range(rank))
+    if rank == 0:
+        return order
     if node.name == "PermuteBackward0":
         return [signed(d) % rank for d in node.saved("dims")]
     if node.name == "TBackward0":

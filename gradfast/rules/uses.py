@@ -20,6 +20,11 @@ from gradfast import ops
 class Use(ABC):
     """One use of a parameter tensor (or of a tensor made from parameters alone)."""
 
+    @property
+    def is_complex(self) -> bool:
+        """Whether it is made of complex numbers: then `grad` alone is right, and the kernels are not."""
+        return any(isinstance(t, Tensor) and t.is_complex() for t in vars(self).values())
+
     @abstractmethod
     def sqnorm(self) -> Tensor:
         """Squared norms of the gradients [B, R]."""
