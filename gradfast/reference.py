@@ -2,7 +2,7 @@
 
 Nothing here is clever, and nothing of the arithmetic is shared with the fast engine: each loss is torch's own
 function, differentiated from end to end. The work is done on a copy of the model, in the model's dtype, or in
-``dtype`` if one is given (float64 for the truth). ``memory_budget`` is checked and has no effect. A model that draws
+``dtype`` if one is given (float64 for the truth). Complex parameters count as pairs of real ones. ``memory_budget`` is checked and has no effect. A model that draws
 random numbers (dropout in train mode) draws them sample by sample here, so its masks differ from those of a batch.
 """
 
@@ -74,7 +74,7 @@ def grad_dots(
     held = Contrast.parse(contrast, loss, classes)
     run = _Run(model, x, layers, dtype, memory_budget, reference)
     values, logits, of_rows = run.per_row(
-        held, lambda name, gradient: (gradient * reference[name].to(gradient)).sum()
+        held, lambda name, gradient: (gradient.conj() * reference[name].to(gradient)).real.sum()
     )
     return GradDots(values, run.names, logits, of_rows, unused=run.unused)
 
@@ -98,7 +98,7 @@ def grad_gram(
             z = run.forward(b)
             rows = [run.gradients(z[0, k]) for k in range(z.shape[1])]
             jacobians = (torch.stack([row[name].flatten() for row in rows]) for name in run.names)
-            values.append(torch.stack([j @ j.t() for j in jacobians]))
+            values.append(torch.stack([(j @ j.conj().t()).real for j in jacobians]))
             logits.append(z.detach())
         return GradGram(torch.stack(values), run.names, torch.cat(logits), unused=run.unused)
 

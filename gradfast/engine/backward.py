@@ -58,24 +58,26 @@ def sweep(
             raise StalePlanError
         pending = carrier.take_pending(node)
         joint = None
-        if g is not None:
+        if g is not None and not any(needs[1:]):
             joint = rule.joint(node, g, needs[0], used if norms else (), layout, plan.batch, pending)
         assert joint or pending is None, node.name
         known = joint[1] if joint else {}
         for i in used:
             assert g is not None
             assert layout is not None
-            take(*rule.operand(node, i), known.get(i) or rule.use(node, g, i, layout, plan.batch))
+            take(*rule.operand(node, i, plan.batch), known.get(i) or rule.use(node, g, i, layout, plan.batch))
         if plan.batch == 1 and Action.DENSE in actions:
             _take_dense(node, grads, actions, take)
-        carrier.carry(
-            node, joint[0] if joint else rule.carry(node, grads, needs) if any(needs) else (), needs
-        )
+        if joint:
+            carrier.carry(node, [*joint[0], *[None] * (len(needs) - len(joint[0]))], needs)
+        elif any(needs):
+            carrier.carry(node, rule.carry(node, grads, needs), needs)
 
 
 def _take_dense(node: Node, grads: Grads, actions: Sequence[Action], take: Taker) -> None:
     """The gradients of a single sample at operands without a closed form."""
-    found = rule_for(node.name).carry(node, grads, [True] * len(actions))
-    for action, edge, g in zip(actions, node.edges, found, strict=False):
-        if action is Action.DENSE and edge is not None and g is not None:
+    needs = [action is Action.DENSE for action in actions]
+    found = rule_for(node.name).carry(node, grads, needs)
+    for need, edge, g in zip(needs, node.edges, found, strict=True):
+        if need and edge is not None and g is not None:
             take(*edge, DenseUse(reduce_to(g, edge[0].shapes[edge[1]])))

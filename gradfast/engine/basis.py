@@ -83,4 +83,4 @@ def take_head(graph: Graph, plan: Plan, v: Tensor, take: Taker) -> None:
     rule, layout = rule_for(root.name), plan.layouts.get(root.order)
     for i in used_edges(plan.actions[root.order]):
         assert layout is not None
-        take(*rule.operand(root, i), rule.use(root, v, i, layout, plan.batch))
+        take(*rule.operand(root, i, plan.batch), rule.use(root, v, i, layout, plan.batch))

@@ -42,12 +42,13 @@ class Carrier:
 
     def carry(self, node: Node, cotangents: Grads, needs: Sequence[bool]) -> None:
         """Hand the cotangents of a node's operands on to those that need them."""
-        for need, edge, g in zip(needs, node.edges, cotangents, strict=False):
+        for need, edge, g in zip(needs, node.edges, cotangents, strict=True):
             if need and edge is not None and g is not None:
                 self.add(*edge, g)
 
     def add(self, node: Node, output: int, g: Tensor, pending: Pending | None = None) -> None:
         """One more cotangent [R, *shape] for an output of a node; with ``pending`` the only one, to which that is yet to be done."""
+        g = g.real if g.is_complex() and not node.dtypes[output].is_complex else g
         g = reduce_to(g, node.shapes[output]).to(node.dtypes[output])
         waiting = self._waiting.setdefault(node.order, [None] * len(node.shapes))
         before = waiting[output]
@@ -69,7 +70,10 @@ def reduce_to(g: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def pull(graph: Graph, node: Node, output: int, grads: Tensor) -> dict[str, Tensor]:
-    """Gradients of a tensor that was made from parameters alone, taken back to those parameters: by name, [R, *parameter]."""
+    """Gradients of a tensor that was made from parameters alone, taken back to those parameters: by name, [R, *parameter].
+
+    A parameter that is missing has none: a formula of autograd's on the way says that it is zero.
+    """
     carrier = Carrier(node, output, grads)
     found: dict[str, Tensor] = {}
     for behind in graph.nodes[node.order :]:

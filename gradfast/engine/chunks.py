@@ -71,7 +71,7 @@ def _dense(graph: Graph, plan: Plan) -> tuple[int, int]:
             if action is Action.DENSE and plan.batch > 1:
                 continue  # those parameters are taken one sample at a time, by a plan of their own
             if action in (Action.USE, Action.DENSE):
-                target, output = rule_for(node.name).operand(node, i)
+                target, output = rule_for(node.name).operand(node, i, plan.batch)
                 for name in target.wanted - plan.unserved:
                     kinds.setdefault(name, set()).add("linear" if node.name in TABLE_OR_WEIGHT else node.name)
                     if action is Action.DENSE or view_of(target, output) is None:

@@ -19,7 +19,7 @@ from gradfast.engine.host import release_freed_memory
 from gradfast.engine.paths import View, view_of
 from gradfast.engine.plan import Plan
 from gradfast.record import Graph, Node
-from gradfast.rules.uses import LinearUse, Use
+from gradfast.rules.uses import LinearUse, Use, rows_of
 
 # Rows of one sample's dense gradient that are formed together: at most this many elements, but for a single row.
 DENSE_ELEMENTS = 1 << 22
@@ -55,7 +55,7 @@ class SquaredNorm(Metric):
         return use.sqnorm()
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
-        return grads.flatten(1).square().sum(1)
+        return rows_of(grads).square().sum(1)
 
     def across_rows(self) -> Gram:
         """What gives the same on its diagonal."""
@@ -71,7 +71,7 @@ class Gram(Metric):
         return use.gram()
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
-        flat = grads.flatten(1)
+        flat = rows_of(grads)
         return flat @ flat.t()
 
 
@@ -84,7 +84,7 @@ class Dot(Metric):
         return use.dot(view.apply(self.reference[view.parameter]))
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
-        return grads.flatten(1) @ self.reference[parameter].flatten().to(grads.dtype)
+        return rows_of(grads) @ rows_of(self.reference[parameter].to(grads.dtype)[None])[0]
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Angle(Dot):
         return torch.stack([dot, sqnorm], -1)
 
     def of_dense(self, grads: Tensor, parameter: str) -> Tensor:
-        return torch.stack([super().of_dense(grads, parameter), grads.flatten(1).square().sum(1)], -1)
+        return torch.stack([super().of_dense(grads, parameter), rows_of(grads).square().sum(1)], -1)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Collector:
 
     def _from_uses(self, name: str, entries: list[_Entry]) -> Tensor | None:
         views = [e.view for e in entries if e.view is not None]
-        if len(views) < len(entries):
+        if len(views) < len(entries) or any(e.use.is_complex for e in entries):
             return None
         if len(entries) == 1:
             return self._metric.of_use(entries[0].of_view, views[0])
@@ -202,9 +202,12 @@ class Collector:
                 rows = slice(start, start + step)
                 total: Tensor | None = None
                 for e in entries:  # one at a time: each may be as large as all of the model's activations
-                    found = pull(self._graph, e.node, e.output, e.use.grad(b, rows))[name]
+                    grads = e.use.grad(b, rows)
+                    found = pull(self._graph, e.node, e.output, grads).get(name)
+                    if found is None:
+                        found = grads.new_zeros((len(grads), *self._shapes[name]))
                     total = found if total is None else total + found
-                    del found
+                    del found, grads
                 assert total is not None
                 parts.append(
                     self._metric.of_dense(total.to(torch.promote_types(total.dtype, torch.float32)), name)

@@ -50,6 +50,8 @@ def find(
             and node.order not in leave
             and not BatchNorm.uses_batch_statistics(node)
             and Action.DENSE not in actions.get(node.order, ())
+            and Action.CARRY not in actions.get(node.order, ())[1:]
+            and all(e is None or e[0].name != "RepeatBackward0" for e in node.edges[1:])  # InstanceNorm
         )
 
     found: dict[int, Fusion] = {}
@@ -80,7 +82,7 @@ def _is_plain_sum(node: Node, actions: Mapping[int, tuple[Action, ...]]) -> bool
     """A residual sum, a + b of equal shapes, no parameter among them."""
     return (
         node.name == "AddBackward0"
-        and float(node.saved("alpha")) == 1.0
+        and node.saved("alpha") == 1
         and set(actions.get(node.order, ())) <= {Action.CARRY, Action.SKIP}
         and all(e is None or e[0].shapes[e[1]] == node.shape for e in node.edges)
     )
@@ -162,6 +164,7 @@ def _all_may_wait(norms: list[Node], plan: Plan, g: Tensor) -> bool:
             behind.order in plan.sole
             and actions[0] is Action.CARRY
             and Action.DENSE not in actions
+            and Action.CARRY not in actions[1:]
             and all(_is_used_once(behind, i, plan) for i in used)
             and rule_for(behind.name).takes_pending(behind, g, used, plan.batch)
         )

@@ -26,14 +26,18 @@ class FlashAttentionCpu(Rule):
     their cotangents, which cancel, are made in float32, and rounded where they are multiplied on.
     """
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = grads[0]
         if g is None:
-            return [None] * len(needs)
+            return ()
         dtype = torch.promote_types(g.dtype, torch.float32)
+        groups = [node.tensor("query").shape[1] // node.tensor(n).shape[1] for n in ("key", "value")]
         q, k, v, o = (
-            node.tensor(n).flatten(0, 1) for n in ("query", "key", "value", "output")
-        )  # [BH, T or S, D]
+            (t if n == 1 else t.repeat_interleave(n, 1)).flatten(0, 1)  # [BH, T or S, D]
+            for t, n in zip(
+                map(node.tensor, ("query", "key", "value", "output")), (1, *groups, 1), strict=True
+            )
+        )
         lse = node.tensor("logsumexp").to(dtype).flatten(0, 1)[:, :, None]
         lse = lse.masked_fill(lse == -torch.inf, torch.inf)  # a query that sees nothing has no weights
         scale = node.saved("scale")
@@ -77,15 +81,19 @@ class FlashAttentionCpu(Rule):
                 out[1][at, :, some] = gk.view(h, -1, r, k.shape[1]).transpose(1, 3)
                 out[2][at, :, some] = gv.view(h, -1, r, width)
         shape = (g.shape[1], -1)
-        return [t.movedim(2, 0).unflatten(1, shape) for t in out] + [None] * (len(needs) - 3)
+        found = [t.movedim(2, 0).unflatten(1, shape) for t in out]
+        grouped = zip(found, (1, *groups), strict=True)  # several heads of queries look at one of keys
+        return [t if n == 1 else t.unflatten(2, (-1, n)).sum(3) for t, n in grouped]
 
 
 @register(
     "SoftmaxBackward0", "SafeSoftmaxBackward0"
 )  # the safe one: zeros where all is masked; of attention, decomposed
 class Softmax(UnaryRule):
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g, y = single(grads), node.tensor("result")
+        if y.dim() == 0:
+            return ()
         dim = signed(node.saved("dim")) % y.dim() + 1
         weighted = g * y
         return [torch.addcmul(weighted, y, weighted.sum(dim, keepdim=True), value=-1)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from gradfast.errors import ModelError
 from gradfast.rules.uses import Use
 
 if TYPE_CHECKING:
@@ -36,11 +37,24 @@ class Rule:
     parameter_edges: ClassVar[frozenset[int]] = frozenset()
 
     def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
-        """Cotangents of the operands for those of the outputs (None: zero); entry i may be None where ``needs[i]`` is False.
+        """Cotangents of the operands for those of the outputs, one entry each; entry i may be None where ``needs[i]`` is False.
 
-        They may have the full shape of a broadcast operand; the caller sums them down.
+        Elsewhere None is zero, and only autograd's own formula says so: it is asked for whatever `closed_form` leaves out. They
+        may have the full shape of a broadcast operand; the caller sums them down.
         """
-        return vmapped(node, grads)
+        # Closed forms are those of real numbers: complex ones meet conjugates.
+        known = () if is_complex(node) else self.closed_form(node, grads, needs)
+        found = [known[i] if i < len(known) else None for i in range(len(node.edges))]
+        left = [i for i, e in enumerate(node.edges) if needs[i] and e is not None and found[i] is None]
+        if left:
+            all_of_them = vmapped(node, grads)
+            for i in left:
+                found[i] = all_of_them[i]
+        return found
+
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        """What `carry` is to give, but that entries may be left out (None, or missing at the end)."""
+        return ()
 
     def mixes_samples(self, node: Node, batch: int) -> bool:
         """Whether the operation is known to make the samples of a batch depend on each other."""
@@ -70,6 +84,8 @@ class Rule:
     ) -> tuple[Grads, dict[int, Use]] | None:
         """The work of ``carry`` and of some uses in one step, for squared norms; None where there is no such step.
 
+        Only for nodes of which no operand but the first needs its cotangent, which ``needs_input`` says of that one.
+
         ``used`` are the operands whose uses are wanted; those that the step did not take are left to ``use``. ``pending`` is to
         be done to g first, where the rule has said that it `takes_pending`.
         """
@@ -79,7 +95,7 @@ class Rule:
         """Whether `joint` is sure to take this cotangent of the first output with something pending, and to need it nowhere else."""
         return False
 
-    def operand(self, node: Node, edge: int) -> tuple[Node, int]:
+    def operand(self, node: Node, edge: int, batch: int) -> tuple[Node, int]:
         """The tensor that ``use`` is a use of: the operand, as its node and output number."""
         target = node.edges[edge]
         assert target is not None
@@ -120,8 +136,15 @@ def rule_for(name: str) -> Rule:
     return _RULES.get(name, _DEFAULT)
 
 
+# Of these torch's batching is wrong (2.14: every row gets the sum over all): they are looped over.
+_LOOPED = frozenset({"CdistBackward0"})
+
+
 def vmapped(node: Node, grads: Grads) -> Grads:
-    """Autograd's backward formula of the node over all rows; a loop over rows where it cannot be vectorised."""
+    """Autograd's backward formula of the node over all rows, one entry for each operand; a loop over rows where it cannot be
+    vectorised.
+    """
+    custom = hasattr(node.fn, "needs_input_grad")  # a torch.autograd.Function
     present = [i for i, g in enumerate(grads) if g is not None]
     given = [g for g in grads if g is not None]
     returned: list[bool] = []
@@ -130,18 +153,74 @@ def vmapped(node: Node, grads: Grads) -> Grads:
         full: list[Tensor | None] = [None] * len(grads)
         for i, row in zip(present, rows, strict=True):
             full[i] = row
-        run = getattr(node.fn, "apply", node.fn)  # Python's custom functions are called by their apply
-        out = run(*full)
-        out = out if isinstance(out, tuple) else (out,)
+        if custom:
+            out = _call_custom(node, full, rows[0].device)
+        else:
+            out = node.fn(*full)
+            out = out if isinstance(out, tuple) else (out,)
+        assert len(out) == len(node.edges), node.name
         returned[:] = [o is not None for o in out]
-        return tuple(o for o in out if o is not None)
+        return tuple(o.to_dense() if o.is_sparse else o for o in out if o is not None)
+
+    def looped() -> tuple[Tensor, ...]:
+        # As copies: some formulas count in the cotangent's storage.
+        rows = [
+            call(*(g[r].clone(memory_format=torch.contiguous_format) for g in given))
+            for r in range(given[0].shape[0])
+        ]
+        return tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        try:
-            outs = torch.vmap(call)(*given)
-        except RuntimeError:
-            rows = [call(*(g[r] for g in given)) for r in range(given[0].shape[0])]
-            outs = tuple(torch.stack(parts) for parts in zip(*rows, strict=True))
+        if node.name in _LOOPED:
+            outs = looped()
+        else:
+            try:
+                outs = torch.vmap(call)(*given)
+                if any(o.dim() - 1 > rank for o, rank in zip(outs, _ranks(node, returned), strict=True)):
+                    outs = looped()  # a dimension too many: one that was to be summed row by row
+            except RuntimeError:
+                outs = looped()
     results = iter(outs)
     return [next(results) if there else None for there in returned]
+
+
+def _ranks(node: Node, returned: Sequence[bool]) -> list[float]:
+    """Dimensions of the operands whose cotangents came back."""
+    return [
+        torch.inf if e is None else len(e[0].shapes[e[1]])
+        for e, there in zip(node.edges, returned, strict=True)
+        if there
+    ]
+
+
+def _call_custom(
+    node: Node, grads: Sequence[Tensor | None], device: torch.device
+) -> tuple[Tensor | None, ...]:
+    """The backward of a custom function, which gives one entry for each argument, tensor or not: those of its operands.
+
+    Outputs that no cotangent reached get zeros, as from autograd.
+    """
+    filled = [
+        torch.zeros(shape, dtype=dtype, device=device) if g is None else g
+        for g, shape, dtype in zip(grads, node.shapes, node.dtypes, strict=True)
+    ]
+    out = node.fn.apply(*filled)
+    out = out if isinstance(out, tuple) else (out,)
+    wanted = [i for i, need in enumerate(node.fn.needs_input_grad) if need]
+    operands = [i for i, e in enumerate(node.edges) if e is not None]
+    if len(wanted) != len(operands) or len(out) <= max(wanted, default=-1):
+        raise ModelError(
+            f"model: the backward of {node.name.removesuffix('Backward')} gives {len(out)} gradients for "
+            f"{len(node.fn.needs_input_grad)} arguments; wanted one for each"
+        )
+    found: list[Tensor | None] = [None] * len(node.edges)
+    for argument, operand in zip(wanted, operands, strict=True):
+        found[operand] = out[argument]
+    return tuple(found)
+
+
+def is_complex(node: Node) -> bool:
+    """Whether the operation made complex numbers, or real ones of complex operands."""
+    operands = (e[0].dtypes[e[1]] for e in node.edges if e is not None)
+    return any(dtype.is_complex for dtype in (*node.dtypes, *operands))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class Convolution(Rule):
     parameter_edges = frozenset({1, 2})
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         if not needs[0]:
-            return [None]
+            return ()
         g = single(grads)
         x, weight = node.saved("input"), node.saved("weight")
         if self._is_plain(node) and ops.has_conv_input_grad(g, weight, _per_dimension(node, "stride")):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradfast.rules.base import Grads, Rule, UnaryRule, register, vmapped
+from gradfast.rules.base import Grads, Rule, UnaryRule, register
 from gradfast.rules.reshape import single
 from gradfast.rules.uses import AffineUse, BiasUse, Use
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from gradfast.record.graph import Node
     from gradfast.record.layout import Layout
 
-Factor = Tensor | float
+Factor = Tensor | complex
 
 
 class Elementwise(Rule, ABC):
     """Operand i's cotangent is g * factor(i), the factor broadcast to the output's shape."""
 
+    parameter_edges = frozenset({0, 1})
+
     @abstractmethod
     def factor(self, node: Node, edge: int) -> Factor:
-        """The derivative of the output by operand ``edge``."""
+        """The derivative of the output by operand ``edge``; its conjugate, where it is complex."""
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = single(grads)
         return [scaled(g, self.factor(node, i)) if need else None for i, need in enumerate(needs)]
 
@@ -36,9 +38,6 @@ class Elementwise(Rule, ABC):
 
     def drops_samples(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         return batch > 1 and not self.keeps_samples(node, edge, layout)
-
-    def serves(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
-        return True
 
     def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
         return broadcast_use(g, self.factor(node, edge), node.shape, operand_shape(node, edge), layout, batch)
@@ -53,7 +52,7 @@ def operand_shape(node: Node, edge: int) -> tuple[int, ...]:
 def broadcast_keeps_samples(full: tuple[int, ...], shape: tuple[int, ...], layout: Layout) -> bool:
     """Whether an operand of ``shape``, broadcast to ``full``, has the axis on which the samples lie."""
     axis = layout.axis - (len(full) - len(shape))
-    return axis >= 0 and shape[axis] == full[layout.axis] != 1
+    return 0 <= axis < len(shape) and shape[axis] == full[layout.axis] != 1
 
 
 def scaled(g: Tensor, factor: Factor) -> Tensor:
@@ -66,13 +65,14 @@ def broadcast_use(
     g: Tensor, factor: Factor, full: tuple[int, ...], shape: tuple[int, ...], layout: Layout, batch: int
 ) -> Use:
     """The use of a tensor of ``shape`` that was broadcast to ``full`` and met the factor there: g [R, *full]."""
+    full = full or (1,)  # one number, of a single sample
     aligned = (1,) * (len(full) - len(shape)) + shape
     kept = [d for d, n in enumerate(aligned) if n != 1]
     summed = [d for d, n in enumerate(aligned) if n == 1]
 
     def arrange(t: Tensor, lead: int) -> Tensor:
         """[lead, *full] -> [lead, B, kept dims, summed dims]"""
-        t = layout.split(t, batch, lead)
+        t = layout.split(t.reshape(*t.shape[:lead], *full), batch, lead)
         t = t.permute(*range(lead + 1), *(lead + 1 + d for d in (*kept, *summed)))
         t = t.flatten(lead + 1 + len(kept)) if summed else t.unsqueeze(-1)
         return t.flatten(lead + 1, lead + len(kept)) if kept else t.unsqueeze(lead + 1)
@@ -82,26 +82,45 @@ def broadcast_use(
     return BiasUse(arrange(scaled(g, factor), 1), shape)
 
 
+def scalar(node: Node, name: str) -> complex:
+    """A number that the operation kept; its conjugate, where it is complex."""
+    value = node.saved(name)
+    return value.conjugate() if isinstance(value, complex) else float(value)
+
+
 @register("AddBackward0", "SubBackward0", "RsubBackward0")
 class Sum(Elementwise):
     def factor(self, node: Node, edge: int) -> Factor:
         if edge == 0:
-            return -float(node.saved("alpha")) if node.name == "RsubBackward0" else 1.0
-        alpha = float(node.saved("alpha"))
+            return -scalar(node, "alpha") if node.name == "RsubBackward0" else 1.0
+        alpha = scalar(node, "alpha")
         return {"AddBackward0": alpha, "SubBackward0": -alpha}.get(node.name, 1.0)
 
 
 @register("MulBackward0")
 class Product(Elementwise):
     def factor(self, node: Node, edge: int) -> Factor:
-        return node.tensor("other" if edge == 0 else "self")
+        return node.tensor("other" if edge == 0 else "self").conj()
 
 
 @register("DivBackward0")
 class Quotient(Elementwise):
+    """Divided in autograd's order, so that nothing over- or underflows that does not there."""
+
     def factor(self, node: Node, edge: int) -> Factor:
         other = node.tensor("other")
-        return 1 / other if edge == 0 else -node.tensor("self") / (other * other)
+        return (1 / other if edge == 0 else -(node.tensor("self") / other) / other).conj()
+
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        g = single(grads)
+        by_self = g / node.tensor("other").to(g.dtype) if needs[0] else None
+        return [by_self, scaled(g, self.factor(node, 1)) if needs[1] else None]
+
+    def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
+        if edge:
+            return super().use(node, g, edge, layout, batch)
+        g = g / node.tensor("other").conj().to(g.dtype)
+        return broadcast_use(g, 1.0, node.shape, operand_shape(node, 0), layout, batch)
 
 
 @register("ExpandBackward0", "RepeatBackward0")
@@ -111,15 +130,15 @@ class Expand(Elementwise):
     def factor(self, node: Node, edge: int) -> Factor:
         return 1.0
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         if not self._broadcasts(node):
-            return vmapped(node, grads)
-        return super().carry(node, grads, needs)
+            return ()
+        return super().closed_form(node, grads, needs)
 
     def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
         return self._broadcasts(node) and super().keeps_samples(node, edge, layout)
 
-    def serves(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
+    def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         return self._broadcasts(node)
 
     def _broadcasts(self, node: Node) -> bool:
@@ -141,7 +160,7 @@ class Gate(UnaryRule, ABC):
     def gate(self, node: Node) -> tuple[Tensor, bool]:
         """The gate, of the output's shape, and how it acts: True, as a factor; False, open where it is positive."""
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         gate, multiply = self.gate(node)
         g = single(grads)
         return [g * gate if multiply else torch.ops.aten.threshold_backward(g, gate.expand_as(g), 0)]

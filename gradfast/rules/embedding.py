@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gradfast.rules.base import Grads, Rule, register
+from gradfast.rules.base import Rule, register
 from gradfast.rules.elementwise import operand_shape
 from gradfast.rules.reshape import signed
 from gradfast.rules.uses import EmbeddingUse, ReshapedUse, Use
@@ -28,7 +27,7 @@ class Embedding(Rule):
         return layout.axis < len(node.shape) - 1
 
     def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
-        indices = layout.split(node.saved("indices"), batch, 0).flatten(1)
+        indices = layout.split(node.tensor("indices").long(), batch, 0).flatten(1)
         g = layout.split(g, batch, 1).flatten(2, -2)
         padding = signed(int(node.saved("padding_idx")))
         if node.saved("scale_grad_by_freq"):
@@ -43,9 +42,6 @@ class EmbeddingBag(Rule):
 
     parameter_edges = frozenset({0})
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
-        return [None, *super().carry(node, grads, needs)[1:]] if len(needs) > 1 and needs[1] else [None]
-
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
         return layout.axis == 0 and not node.saved("scale_grad_by_freq")
 
@@ -53,7 +49,7 @@ class EmbeddingBag(Rule):
         if int(node.saved("mode")) == MAX:
             return self._use_of_maxima(node, g, layout, batch)
         bags = node.shape[0]
-        indices, offsets = node.saved("indices"), node.saved("offsets")[:bags]
+        indices, offsets = node.tensor("indices").long(), node.tensor("offsets").long()[:bags]
         padding = signed(int(node.saved("padding_idx")))
         ends = torch.cat([offsets[1:], offsets.new_tensor([indices.numel()])])
         bag = torch.repeat_interleave(torch.arange(bags, device=indices.device), ends - offsets)

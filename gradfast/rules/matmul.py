@@ -9,7 +9,13 @@ from torch import Tensor
 
 from gradfast.record.layout import Layout
 from gradfast.rules.base import Grads, Rule, register
-from gradfast.rules.elementwise import broadcast_keeps_samples, broadcast_use, operand_shape, scaled
+from gradfast.rules.elementwise import (
+    broadcast_keeps_samples,
+    broadcast_use,
+    operand_shape,
+    scalar,
+    scaled,
+)
 from gradfast.rules.reshape import single
 from gradfast.rules.uses import ExpertsUse, LinearUse, Use
 
@@ -25,10 +31,10 @@ class Mm(Rule):
     left, right = "self", "mat2"
     first = 0  # the edge of the left operand
 
-    def alpha(self, node: Node) -> float:
+    def alpha(self, node: Node) -> complex:
         return 1.0
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = scaled(single(grads), self.alpha(node))
         out: list[Tensor | None] = [None] * self.first
         out.append(g @ node.saved(self.right).t() if needs[self.first] else None)
@@ -47,7 +53,7 @@ class Mm(Rule):
         else:
             x, g, transposed = node.saved(self.right).t(), g.transpose(1, 2), False
         rows = Layout(0, layout.inner if batch > 1 else x.shape[0])
-        return LinearUse(rows.split(x, batch, 0), rows.split(g, batch, 1), transposed)
+        return LinearUse(rows.split(x.conj(), batch, 0), rows.split(g, batch, 1), transposed)
 
 
 @register("AddmmBackward0")
@@ -58,12 +64,12 @@ class Addmm(Mm):
     left, right = "mat1", "mat2"
     first = 1
 
-    def alpha(self, node: Node) -> float:
-        return float(node.saved("alpha"))
+    def alpha(self, node: Node) -> complex:
+        return scalar(node, "alpha")
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
-        out = list(super().carry(node, grads, needs))
-        out[0] = scaled(single(grads), float(node.saved("beta"))) if needs[0] else None
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+        out = list(super().closed_form(node, grads, needs))
+        out[0] = scaled(single(grads), scalar(node, "beta")) if needs[0] else None
         return out
 
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
@@ -72,7 +78,7 @@ class Addmm(Mm):
     def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
         if edge:
             return super().use(node, g, edge, layout, batch)
-        return broadcast_use(g, float(node.saved("beta")), node.shape, operand_shape(node, 0), layout, batch)
+        return broadcast_use(g, scalar(node, "beta"), node.shape, operand_shape(node, 0), layout, batch)
 
     def keeps_samples(self, node: Node, edge: int, layout: Layout) -> bool:
         return edge == 0 and broadcast_keeps_samples(node.shape, operand_shape(node, 0), layout)
@@ -84,7 +90,7 @@ class Bmm(Rule):
 
     parameter_edges = frozenset({0, 1})
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = single(grads)
         return [
             g @ node.saved("mat2").transpose(1, 2) if needs[0] else None,
@@ -100,4 +106,4 @@ class Bmm(Rule):
         else:
             x, g, transposed = node.saved("mat2").transpose(1, 2), g.transpose(2, 3), False
         rows = Layout(0, layout.inner if batch > 1 else x.shape[1])  # of each matrix
-        return ExpertsUse(rows.split(x, batch, 1), rows.split(g, batch, 2), transposed)
+        return ExpertsUse(rows.split(x.conj(), batch, 1), rows.split(g, batch, 2), transposed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradfast.rules.base import Grads, Rule, register
-from gradfast.rules.elementwise import broadcast_use
+from gradfast.rules.elementwise import broadcast_use, operand_shape
 from gradfast.rules.uses import AffineUse, BiasUse, Use
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ class BatchNorm(Rule):
 
     parameter_edges = frozenset({1, 2})
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         if self.uses_batch_statistics(node):
-            return super().carry(node, grads, needs)
+            return ()
         g = grads[0]
         if g is None or not needs[0]:
-            return [None]
+            return ()
         weight, rstd = node.saved("weight"), self.running_rstd(node)
         scale = rstd if weight is None else weight * rstd
         return [g * per_channel(scale.to(g.dtype), g.dim(), 2)]
@@ -56,21 +56,29 @@ class BatchNorm(Rule):
         return batch > 1 and node.shape[0] > 1 and self.uses_batch_statistics(node)
 
     @staticmethod
-    def is_instance_norm(node: Node) -> bool:
-        """Whether the parameters were repeated over the samples."""
-        return node.shape[0] == 1 and any(
-            e is not None and e[0].name == "RepeatBackward0" for e in node.edges[1:3]
+    def is_instance_norm(node: Node, edge: int, batch: int) -> bool:
+        """Whether the weight or bias ``edge`` was repeated once for each sample."""
+        target = node.edges[edge]
+        return (
+            node.shape[0] == 1
+            and target is not None
+            and target[0].name == "RepeatBackward0"
+            and operand_shape(target[0], 0) == (node.shape[1] // batch,)
         )
 
-    def operand(self, node: Node, edge: int) -> tuple[Node, int]:
-        target, output = super().operand(node, edge)
-        return super().operand(target, 0) if self.is_instance_norm(node) else (target, output)
+    def operand(self, node: Node, edge: int, batch: int) -> tuple[Node, int]:
+        target, output = super().operand(node, edge, batch)
+        return (
+            super().operand(target, 0, batch)
+            if self.is_instance_norm(node, edge, batch)
+            else (target, output)
+        )
 
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
-        return layout.axis == 0 or (layout.axis == 1 and self.is_instance_norm(node))
+        return layout.axis == 0 or (layout.axis == 1 and self.is_instance_norm(node, edge, batch))
 
     def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
-        if self.is_instance_norm(node):
+        if self.is_instance_norm(node, edge, batch):
             channels = node.shape[1] // batch
 
             def arrange(t: Tensor, lead: int) -> Tensor:  # [lead, 1, B*O, *] -> [lead, B, O, *]
@@ -102,10 +110,10 @@ class BatchNorm(Rule):
 class LayerNorm(Rule):
     parameter_edges = frozenset({1, 2})
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = grads[0]
         if g is None or not needs[0]:
-            return [None]
+            return ()
         xhat, rstd, weight = self.normalized(node), node.tensor("result2"), node.saved("weight")
         dims = tuple(range(-len(node.saved("normalized_shape")), 0))
         g = g if weight is None else g * weight.to(g.dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradfast.rules.base import Grads, Rule, register
-from gradfast.rules.reshape import single
+from gradfast.rules.reshape import signed, single
 
 if TYPE_CHECKING:
     from gradfast.record.graph import Node
@@ -35,10 +35,10 @@ def sizes_only(x: Tensor, rows: int) -> Tensor:
 
 @register("MaxPool2DWithIndicesBackward0")
 class MaxPool2d(Rule):
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g, x = single(grads), node.tensor("self")
         if x.dim() != 4:
-            return super().carry(node, grads, needs)
+            return ()
         rows = g.shape[0]
         like = sizes_only(x, rows)
         out = torch.ops.aten.max_pool2d_with_indices_backward(
@@ -50,13 +50,14 @@ class MaxPool2d(Rule):
 
 @register("AvgPool2DBackward0")
 class AvgPool2d(Rule):
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g, x = single(grads), node.tensor("self")
         if x.dim() != 4:
-            return super().carry(node, grads, needs)
+            return ()
         like = sizes_only(x, g.shape[0])
+        divisor = node.saved("divisor_override")
         out = torch.ops.aten.avg_pool2d_backward(
             g.flatten(0, 1), like, node.saved("kernel_size"), node.saved("stride"), node.saved("padding"),
-            node.saved("ceil_mode"), node.saved("count_include_pad"), node.saved("divisor_override"),
+            node.saved("ceil_mode"), node.saved("count_include_pad"), None if divisor is None else signed(divisor),
         )  # fmt: skip
         return [out.unflatten(0, (g.shape[0], -1))]

@@ -32,7 +32,7 @@ def single(grads: Grads) -> Tensor:
 class Reshape(UnaryRule):
     """The elements keep their order (copies included)."""
 
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         target, output = node.edges[0] or (None, 0)
         g = single(grads)
         return [None if target is None else g.reshape(g.shape[0], *target.shapes[output])]
@@ -40,7 +40,7 @@ class Reshape(UnaryRule):
 
 @register("TBackward0", "TransposeBackward0", "PermuteBackward0")
 class Permute(UnaryRule):
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = single(grads)
         rank = len(node.shape)
         order = permutation(node)
@@ -52,6 +52,8 @@ def permutation(node: Node) -> list[int]:
     """The permutation that the recorded operation applied."""
     rank = len(node.shape)
     order = list(range(rank))
+    if rank == 0:
+        return order
     if node.name == "PermuteBackward0":
         return [signed(d) % rank for d in node.saved("dims")]
     if node.name == "TBackward0":
@@ -68,11 +70,11 @@ class Moved(UnaryRule):
 
 @register("CatBackward0")
 class Cat(Rule):
-    def carry(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
+    def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = single(grads)
         dim = signed(node.saved("dim")) % len(node.shape)
         if any(e is None or len(e[0].shapes[e[1]]) != len(node.shape) for e in node.edges):
-            return super().carry(node, grads, needs)  # the size of some operand is not recorded
+            return ()  # the size of some operand is not recorded
         sizes = [e[0].shapes[e[1]][dim] for e in node.edges if e is not None]
         return list(g.split(sizes, dim + 1))
 

@@ -20,6 +20,11 @@ from gradfast import ops
 class Use(ABC):
     """One use of a parameter tensor (or of a tensor made from parameters alone)."""
 
+    @property
+    def is_complex(self) -> bool:
+        """Whether it is made of complex numbers: then `grad` alone is right, and the kernels are not."""
+        return any(isinstance(t, Tensor) and t.is_complex() for t in vars(self).values())
+
     @abstractmethod
     def sqnorm(self) -> Tensor:
         """Squared norms of the gradients [B, R]."""
@@ -339,13 +344,13 @@ class DenseUse(Use):
     grads: Tensor
 
     def sqnorm(self) -> Tensor:
-        return _accumulate(self.grads).flatten(1).square().sum(1).unsqueeze(0)
+        return _accumulate(rows_of(self.grads)).square().sum(1).unsqueeze(0)
 
     def dot(self, ref: Tensor) -> Tensor:
-        return (_accumulate(self.grads).flatten(1) @ _accumulate(ref).flatten()).unsqueeze(0)
+        return (_accumulate(rows_of(self.grads)) @ _accumulate(ref).flatten()).unsqueeze(0)
 
     def gram(self) -> Tensor:
-        flat = _accumulate(self.grads).flatten(1)
+        flat = _accumulate(rows_of(self.grads))
         return (flat @ flat.t()).unsqueeze(0)
 
     def grad(self, sample: int, rows: slice) -> Tensor:
@@ -382,6 +387,12 @@ class ReshapedUse(Use):
 
     def grad(self, sample: int, rows: slice) -> Tensor:
         return self.use.grad(sample, rows).reshape(-1, *self.shape)
+
+
+def rows_of(grads: Tensor) -> Tensor:
+    """Gradients [R, *shape] as real rows [R, elements]; the parts of complex numbers are elements of their own."""
+    real = torch.view_as_real(grads.resolve_conj()) if grads.is_complex() else grads
+    return real.reshape(len(grads), -1)
 
 
 def _accumulate(t: Tensor) -> Tensor:
