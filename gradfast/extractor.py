@@ -177,13 +177,12 @@ class FeatureExtractor:
 
     def settings(self) -> dict[str, Any]:
         """What the features depend on besides the data, JSON-able."""
-        parameter, held = self._parameter(), self._held
+        parameter = self._parameter()
         return {
             "model": type(self.model).__name__,
             "model_fingerprint": fingerprint(self.model),
             "contrast": _named(self.contrast),
-            "loss": _named(held.loss),
-            "classes": list(held.classes) if isinstance(held.classes, tuple) else held.classes,
+            **self._held.settings,
             "layers": [self.layers] if isinstance(self.layers, str) else self.layers and list(self.layers),
             "dtype": str(self.dtype or parameter.dtype).removeprefix("torch."),
             "device": parameter.device.type,
@@ -348,14 +347,11 @@ def _layout(norms: GradNorms, settings: dict[str, Any]) -> Layout:
     return Layout(norms.layers, rows, norms.logits.shape[1], classes, settings)
 
 
-def _named(value: object) -> Any:
-    """A contrast or loss as JSON takes it: names as they are, targets by their digest, callables by their name."""
-    if isinstance(value, Tensor):
-        return {"targets": list(value.shape), "fingerprint": of_arrays(value)}
-    if isinstance(value, str):
-        return value
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _named(contrast: ContrastLike) -> Any:
+    """A contrast as JSON takes it: a name as it is, targets by their digest."""
+    if isinstance(contrast, str):
+        return contrast
+    return {"targets": list(contrast.shape), "fingerprint": of_arrays(contrast)}
 
 
 def check_rows_per_file(rows: object) -> None:

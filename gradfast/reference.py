@@ -52,7 +52,7 @@ def grad_norms(
     held = Contrast.parse(contrast, loss, classes)
     run = _Run(model, x, layers, dtype, memory_budget)
     values, logits, of_rows = run.per_row(held, lambda name, gradient: gradient.abs().square().sum())
-    return GradNorms(values, run.names, logits, of_rows, unused=run.unused)
+    return GradNorms(values, run.names, logits, of_rows, unused=run.unused, settings=held.settings)
 
 
 def grad_dots(
@@ -76,7 +76,7 @@ def grad_dots(
     values, logits, of_rows = run.per_row(
         held, lambda name, gradient: (gradient * reference[name].to(gradient)).sum()
     )
-    return GradDots(values, run.names, logits, of_rows, unused=run.unused)
+    return GradDots(values, run.names, logits, of_rows, unused=run.unused, settings=held.settings)
 
 
 def grad_gram(

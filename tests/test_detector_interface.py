@@ -21,7 +21,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradfast import FeatureExtractor
+from gradfast import FeatureExtractor, grad_norms
 from gradfast.detectors import (
     Detector,
     DetectorFileError,
@@ -372,6 +372,22 @@ def test_every_method_is_listed_with_what_it_reads_and_where_it_is_from() -> Non
         assert len(info.citation) > 40
     with pytest.raises(InputError, match="nearest: 'mahalanobis'"):
         method("mahalanobi")
+
+
+def test_norms_of_a_batch_are_compared_with_those_of_the_fit() -> None:
+    model = network()
+    known, unknown = (torch.cat([x for x, _ in half]) for half in (LOADER[:12], LOADER[12:]))
+    for detector in (
+        Purview().fit(grad_norms(model, known), grad_norms(model, unknown)),
+        Purview().bind(model).fit(LOADER),
+    ):
+        assert detector.score(grad_norms(model, known)).shape == (120,)
+        with pytest.raises(InputError, match="loss is 'mse', wanted 'cross_entropy'"):
+            detector.score(grad_norms(model, known, loss="mse"))
+        with pytest.raises(InputError, match="contrast is 'all-ones', wanted 'one-hot'"):
+            detector.score(grad_norms(model, known, contrast="all-ones"))
+        with pytest.raises(InputError, match=r"classes is \[4, 3, 2, 1, 0\], wanted None"):
+            detector.score(grad_norms(model, known, classes=[4, 3, 2, 1, 0]))
 
 
 def test_log_scale_can_be_left_out() -> None:
