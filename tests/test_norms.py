@@ -54,6 +54,21 @@ def check_dots(api: ModuleType, model: nn.Module, x: Inputs, **options: Any) -> 
     assert_close(result.values, truth.values, truth.layers, 1e-9, scale, noise=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["linear-recurrent", "in-place-residual", "conv-at-two-scales", "class-token", "layer-scale"]
+)
+def test_cosines(name: str, api: ModuleType) -> None:
+    model, x = USES[name].build(torch.float64)
+    some = some_gradients(model)
+    some[next(iter(some))] = torch.zeros_like(next(iter(some.values())))
+    truth = reference.grad_cosines(model, x, some, classes=[2, 0])
+    assert truth.values[..., 0].isnan().all()
+    result = api.grad_cosines(model, x, some, classes=[2, 0])
+    assert result.layers == truth.layers
+    assert result.settings == truth.settings
+    torch.testing.assert_close(result.values, truth.values, rtol=0, atol=1e-7, equal_nan=True)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_gram_matrices(case: Case, api: ModuleType) -> None:
     model, x = case.build(torch.float64)
