@@ -100,7 +100,8 @@ def grad_cosines(
 
     def cosine(name: str, gradient: Tensor) -> Tensor:
         other = reference[name].to(gradient)
-        return (gradient / gradient.norm() * (other / other.norm())).sum().clamp(-1, 1)
+        of_one = gradient / torch.linalg.vector_norm(gradient)
+        return (of_one * (other / torch.linalg.vector_norm(other))).sum().clamp(-1, 1)
 
     values, logits, of_rows = run.per_row(held, cosine)
     return GradCosines(values, run.names, logits, of_rows, unused=run.unused, settings=held.settings)
