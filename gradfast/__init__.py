@@ -9,10 +9,24 @@ from . import _extension
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .errors import FallbackWarning, GradfastError, HookWarning, InputError, ModelError
-    from .extractor import FeatureExtractor
+    from . import attacks as attacks
+    from . import corruptions as corruptions
+    from . import data as data
+    from . import detectors as detectors
+    from . import distributed as distributed
+    from . import gradcon as gradcon
+    from . import integrations as integrations
+    from . import models as models
+    from . import ops as ops
+    from . import reference as reference
+    from . import store as store
+    from . import studies as studies
+    from . import training as training
+    from .errors import DropoutWarning, FallbackWarning, GradfastError, HookWarning, InputError, ModelError
+    from .extractor import FeatureExtractor, FlaggedWarning
     from .features import Features
-    from .norms import GradNorms, explain, grad_cosines, grad_dots, grad_gram, grad_norms
+    from .norms import explain, grad_cosines, grad_dots, grad_gram, grad_norms
+    from .results import GradCosines, GradDots, GradGram, GradNorms
 
 if _extension.is_wanted_at_once():
     _extension.load()
@@ -24,23 +38,47 @@ _PUBLIC = {
     "grad_dots": "norms",
     "grad_cosines": "norms",
     "explain": "norms",
-    "GradNorms": "norms",
+    "GradNorms": "results",
+    "GradGram": "results",
+    "GradDots": "results",
+    "GradCosines": "results",
     "FeatureExtractor": "extractor",
+    "FlaggedWarning": "extractor",
     "Features": "features",
     "GradfastError": "errors",
     "InputError": "errors",
     "ModelError": "errors",
+    "DropoutWarning": "errors",
     "FallbackWarning": "errors",
     "HookWarning": "errors",
 }
 
 # Public modules, imported at first use too.
-_MODULES = ("data", "detectors", "gradcon", "models", "ops", "reference")
+_MODULES = (
+    "attacks",
+    "corruptions",
+    "data",
+    "detectors",
+    "distributed",
+    "gradcon",
+    "integrations",
+    "models",
+    "ops",
+    "reference",
+    "store",
+    "studies",
+    "training",
+)
 
 __all__ = [
+    "DropoutWarning",
     "FallbackWarning",
     "FeatureExtractor",
     "Features",
+    "FlaggedWarning",
+    "GradCosines",
+    "GradDots",
+    "GradGram",
     "GradNorms",
     "GradfastError",
     "HookWarning",

@@ -13,7 +13,7 @@ tensor [C, K] or [B, C, K]                C        as given                     
 
 Losses, each a sum over the logits of one sample: ``"cross_entropy"``, ``"bce"`` (on the logits),
 ``"bce_softmax"`` (on softmax outputs), ``"mse"``, or a callable ``(logits [N, K], targets [N, K]) -> [N]``.
-`gradfast.losses` has the formulas.
+`gradfast.losses` has the formulas. A model with one logit wants ``"bce"``: its softmax is constant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -29,11 +29,14 @@ from torch import Tensor
 from gradfast.errors import InputError, ModelError, describe
 from gradfast.losses import LOSSES, CallableLoss, Loss, LossFunction
 
-__all__ = ["Contrast", "Rows", "resolve"]
+__all__ = ["Contrast", "Rows", "name_of", "resolve"]
 
 ContrastLike = str | Tensor
 LossLike = str | LossFunction | None
 ClassesLike = int | Iterable[int] | None
+
+
+_OF_SOFTMAX = ("cross_entropy", "bce_softmax")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,13 @@ class Contrast:
         """Whether each sample has targets of its own, [B, C, K]."""
         return self.targets is not None and self.targets.dim() == 3
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """``contrast``, ``loss`` and ``classes`` as features keep them, JSON-able; targets, a tensor, are left out."""
+        rows = {} if self.targets is not None else {"contrast": "all-ones" if self.ones else "one-hot"}
+        classes = list(self.classes) if isinstance(self.classes, tuple) else self.classes
+        return {**rows, "loss": name_of(self.loss), "classes": classes}
+
     def check_batch(self, b: int) -> None:
         """Raises InputError if there are per-sample targets for another number of samples than ``b``."""
         if self.targets is not None and self.per_sample and self.targets.shape[0] != b:
@@ -105,7 +115,8 @@ class Contrast:
         """Binds the contrast to logits [B, K].
 
         Raises:
-            InputError: classes out of range for K, or targets whose K or B is not that of the logits.
+            InputError: classes out of range for K, targets whose K or B is not that of the logits, or a loss of the
+                softmax for K = 1, where it is constant.
             ModelError: the logits are not a floating tensor [B, K] with K > 0.
         """
         if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] == 0:
@@ -117,6 +128,11 @@ class Contrast:
                 f"model: its output is {describe(logits)}; wanted floating logits, not class indices"
             )
         b, k = logits.shape
+        if k == 1 and self.loss in _OF_SOFTMAX:
+            raise InputError(
+                f"loss: the model has one logit, whose softmax is 1 whatever it is, so {self.loss} has no gradient; "
+                'wanted loss="bce" or "mse" (or contrast="all-ones", whose loss is "bce")'
+            )
         z = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
         bound = LOSSES[self.loss](z) if isinstance(self.loss, str) else CallableLoss(z, self.loss)
         if self.ones:
@@ -201,6 +217,14 @@ class Rows:
 def resolve(contrast: ContrastLike, loss: LossLike, classes: ClassesLike, logits: Tensor) -> Rows:
     """`Contrast.parse`, then `Contrast.rows`: the contrast rows for these logits [B, K]."""
     return Contrast.parse(contrast, loss, classes).rows(logits)
+
+
+def name_of(loss: object) -> str:
+    """A loss as JSON takes it: a name as it is, a callable by its module and name."""
+    if isinstance(loss, str):
+        return loss
+    kind = loss if hasattr(loss, "__qualname__") else type(loss)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _parse_loss(loss: LossLike, default: str) -> str | LossFunction:

@@ -5,7 +5,15 @@ Every message names the argument, what came, and what was wanted.
 
 from __future__ import annotations
 
-__all__ = ["FallbackWarning", "GradfastError", "HookWarning", "InputError", "ModelError", "describe"]
+__all__ = [
+    "DropoutWarning",
+    "FallbackWarning",
+    "GradfastError",
+    "HookWarning",
+    "InputError",
+    "ModelError",
+    "describe",
+]
 
 
 class GradfastError(Exception):
@@ -18,6 +26,10 @@ class InputError(GradfastError, ValueError):
 
 class ModelError(GradfastError, RuntimeError):
     """The model itself, in the mode it is in, has no per-sample gradients to take."""
+
+
+class DropoutWarning(UserWarning):
+    """A dropout is in train mode, so that the norms are those of one random draw of masks; the message names it."""
 
 
 class FallbackWarning(UserWarning):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike
+from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike, name_of
 from gradfast.data.batches import Batch, Batches, as_batches
 from gradfast.data.fingerprint import of_arrays
 from gradfast.data.samples import leaves, map_leaves
-from gradfast.errors import InputError, ModelError, describe
+from gradfast.errors import GradfastError, InputError, ModelError, describe
 from gradfast.features import Features
 from gradfast.inputs import check_model, slice_batch
 from gradfast.models.fingerprint import fingerprint
@@ -34,6 +35,9 @@ from gradfast.store.table import MemoryPart
 from gradfast.version import __version__
 
 __all__ = ["FeatureExtractor", "FlaggedWarning"]
+
+# What torch says of operands whose shapes do not go together.
+_SHAPES = re.compile(r"\b\dD\b|shape|size|dimension", re.IGNORECASE)
 
 
 class FlaggedWarning(UserWarning):
@@ -99,6 +103,17 @@ class FeatureExtractor:
         self.batch_size = batch_size
         self.device = device
 
+    def __repr__(self) -> str:
+        contrast = self.contrast if isinstance(self.contrast, str) else list(self.contrast.shape)
+        given = {
+            "contrast": contrast,
+            "loss": name_of(self._held.loss),
+            "classes": self._held.classes,
+            "layers": self.layers,
+        }
+        shown = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+        return f"FeatureExtractor({type(self.model).__name__}, {shown})"
+
     def extract(
         self,
         source: Any,
@@ -116,9 +131,10 @@ class FeatureExtractor:
         directory is returned as it is.
 
         Args:
-            source: a DataLoader or another iterable of batches x, (x, y) or dict; a map-style or iterable data set; tensors
-                or NumPy arrays, x, (x, y) or a dict of them; or, for `gradfast.data.open_images`, a path to a folder of
-                images, Parquet or ``.npz``. Labels are integers, -1 where unknown.
+            source: a DataLoader, a list of batches x, (x, y) or dict, or another object that gives its batches each time it is
+                iterated over (no generator, which ends); a map-style or iterable data set; tensors or NumPy arrays, x, (x, y)
+                or a dict of them; or, for `gradfast.data.open_images`, a path to a folder of images, Parquet or ``.npz``.
+                Labels are integers, -1 where unknown.
             out: directory for the features, a path or URL, made if need be; None keeps them in memory. On an object
                 store nothing keeps a second writer out.
             progress: show a bar with samples per second and time left.
@@ -177,13 +193,12 @@ class FeatureExtractor:
 
     def settings(self) -> dict[str, Any]:
         """What the features depend on besides the data, JSON-able."""
-        parameter, held = self._parameter(), self._held
+        parameter = self._parameter()
         return {
             "model": type(self.model).__name__,
             "model_fingerprint": fingerprint(self.model),
             "contrast": _named(self.contrast),
-            "loss": _named(held.loss),
-            "classes": list(held.classes) if isinstance(held.classes, tuple) else held.classes,
+            **self._held.settings,
             "layers": [self.layers] if isinstance(self.layers, str) else self.layers and list(self.layers),
             "dtype": str(self.dtype or parameter.dtype).removeprefix("torch."),
             "device": parameter.device.type,
@@ -269,7 +284,12 @@ class FeatureExtractor:
     ) -> Iterator[tuple[Block, GradNorms]]:
         """From batch ``start``, whose first sample is number ``index``, up to ``stop``."""
         for batch in batches.iterate(start, stop):
-            norms, finite = self._norms(batch)
+            try:
+                norms, finite = self._norms(batch)
+            except (RuntimeError, ValueError) as error:
+                if isinstance(error, GradfastError) or not _SHAPES.search(str(error)):
+                    raise
+                raise InputError(_cannot_take(batch, error)) from error
             yield _block(batch, index, norms, finite), norms
             index += len(batch)
 
@@ -316,6 +336,15 @@ def _place(leaf: Tensor, parameter: Tensor) -> Tensor:
     return leaf.to(parameter.device, parameter.dtype if leaf.is_floating_point() else None)
 
 
+def _cannot_take(batch: Batch, error: Exception) -> str:
+    """What to say of a batch whose shape the model refused."""
+    came = ", ".join(f"{name} is {describe(leaf)}" for name, leaf in leaves(batch.inputs))
+    return (
+        f"source: the model cannot take a batch whose {came} ({str(error).splitlines()[0]}); "
+        "wanted batches [B, ...] (of a list of single samples, torch.stack(samples))"
+    )
+
+
 def _zero(leaf: Tensor, rows: Tensor) -> Tensor:
     if not leaf.is_floating_point() or not leaf.dim():
         return leaf
@@ -348,14 +377,11 @@ def _layout(norms: GradNorms, settings: dict[str, Any]) -> Layout:
     return Layout(norms.layers, rows, norms.logits.shape[1], classes, settings)
 
 
-def _named(value: object) -> Any:
-    """A contrast or loss as JSON takes it: names as they are, targets by their digest, callables by their name."""
-    if isinstance(value, Tensor):
-        return {"targets": list(value.shape), "fingerprint": of_arrays(value)}
-    if isinstance(value, str):
-        return value
-    kind = value if hasattr(value, "__qualname__") else type(value)
-    return f"{kind.__module__}.{kind.__qualname__}"
+def _named(contrast: ContrastLike) -> Any:
+    """A contrast as JSON takes it: a name as it is, targets by their digest."""
+    if isinstance(contrast, str):
+        return contrast
+    return {"targets": list(contrast.shape), "fingerprint": of_arrays(contrast)}
 
 
 def check_rows_per_file(rows: object) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
-from gradfast.errors import InputError, ModelError, describe
+from gradfast.errors import DropoutWarning, InputError, ModelError, describe
 from gradfast.selection import nearest
 from gradfast.wrapped import check_wrapped, unwrapped
 
@@ -21,9 +24,11 @@ __all__ = [
     "check_inputs",
     "check_model",
     "check_reference",
+    "logits_of",
     "map_tensors",
     "shapes_of_samples",
     "slice_batch",
+    "warn_of_dropout",
 ]
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
@@ -146,6 +151,33 @@ def check_model(model: nn.Module) -> dict[str, nn.Parameter]:
     return parameters
 
 
+_WARNED: WeakSet[nn.Module] = WeakSet()
+
+
+def warn_of_dropout(model: nn.Module) -> None:
+    """Warns, as `DropoutWarning` and once per model, of a dropout with p > 0 in train mode."""
+    if model in _WARNED:
+        return
+    for name, module in model.named_modules():
+        if module.training and _dropped(module) > 0:
+            _WARNED.add(model)
+            where = f"{name} ({type(module).__name__})" if name else f"it ({type(module).__name__})"
+            warnings.warn(
+                f"model: {where} drops at random, for it is in train mode, so the norms are those of one draw of masks; "
+                "model.eval() makes them those of the model",
+                DropoutWarning,
+                stacklevel=4,
+            )
+            return
+
+
+def _dropped(module: nn.Module) -> float:
+    """The share that a module of torch drops in train mode."""
+    if isinstance(module, _DropoutNd):
+        return module.p
+    return float(module.dropout) if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) else 0.0
+
+
 def check_reference(parameters: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> tuple[str, ...]:
     """The names of the reference gradients of `grad_dots`, in the order of the parameters.
 
@@ -166,7 +198,7 @@ def check_reference(parameters: Mapping[str, Tensor], reference: Mapping[str, Te
 
 
 def call(model: nn.Module, x: Inputs) -> Any:
-    """``model(x)``, ``model(*x)`` or ``model(**x)``, of a Hugging Face output its ``logits``; says so if the input's dtype is what the model choked on.
+    """`logits_of` ``model(x)``, ``model(*x)`` or ``model(**x)``; says so if the input's dtype is what the model choked on.
 
     Raises:
         InputError: the model refused an integer input, or one of another floating dtype than its parameters.
@@ -174,8 +206,8 @@ def call(model: nn.Module, x: Inputs) -> Any:
     model = unwrapped(model)
     try:
         if isinstance(x, Tensor):
-            return _logits(model(x))
-        return _logits(model(**x) if isinstance(x, dict) else model(*x))
+            return logits_of(model(x))
+        return logits_of(model(**x) if isinstance(x, dict) else model(*x))
     except (RuntimeError, NotImplementedError, TypeError) as error:
         culprit = _wrong_dtype(model, x, str(error))
         if culprit is None:
@@ -184,9 +216,10 @@ def call(model: nn.Module, x: Inputs) -> Any:
         raise InputError(f"x: {name} is {describe(value)}; wanted {wanted} ({error})") from error
 
 
-def _logits(out: Any) -> Any:
-    logits = getattr(out, "logits", None)
-    return logits if isinstance(out, Mapping) and isinstance(logits, Tensor) else out
+def logits_of(out: Any) -> Any:
+    """``out["logits"]`` of a dict, such as a Hugging Face output; anything else as it is."""
+    logits = out.get("logits") if isinstance(out, Mapping) else None
+    return logits if isinstance(logits, Tensor) else out
 
 
 def _wrong_dtype(model: nn.Module, x: Inputs, message: str) -> tuple[str, Tensor, str] | None:

@@ -18,7 +18,7 @@ from gradfast.engine.explain import WatchedEngine, timed
 from gradfast.engine.run import Engine
 from gradfast.errors import InputError
 from gradfast.explanation import Explanation, explanation
-from gradfast.inputs import Inputs, check_inputs, check_model, check_reference
+from gradfast.inputs import Inputs, check_inputs, check_model, check_reference, warn_of_dropout
 from gradfast.options import parse_dtype, parse_memory_budget
 from gradfast.results import GradCosines, GradDots, GradGram, GradNorms
 from gradfast.selection import parameter_aliases, select_layers
@@ -52,7 +52,8 @@ def grad_norms(
     The features of Lee et al., "Probing the Purview of Neural Networks via Gradient Analysis" (IEEE Access 2023).
 
     Args:
-        model: a module that maps ``x`` to logits [B, K], with BatchNorm in eval mode. It is left as it was found.
+        model: a module that maps ``x`` to logits [B, K], with BatchNorm, and as a rule dropout, in eval mode. It is left as
+            it was found.
         x: a tensor [B, ...], or a tuple of positional or a dict of keyword arguments whose tensors lead with B.
         contrast: ``"one-hot"`` (a row per class), ``"all-ones"`` (one row, Purview's confounding label), or targets,
             a tensor [C, K] or [B, C, K].
@@ -73,13 +74,14 @@ def grad_norms(
             on the selected parameters.
 
     Warns:
+        DropoutWarning: once per model, if a dropout with p > 0 is in train mode: the norms are those of one draw of masks.
         FallbackWarning: once per model, if some parameters take the exact path of one sample at a time.
     """
     held = Contrast.parse(contrast, loss, classes)
     engine, batch = _engine(model, x, SquaredNorm(), layers, dtype, memory_budget)
     held.check_batch(batch)
     values, logits, of_rows = _run(engine, x, batch, held)
-    return GradNorms(values, engine.names, logits, of_rows, _in_order(engine), engine.unused)
+    return GradNorms(values, engine.names, logits, of_rows, _in_order(engine), engine.unused, held.settings)
 
 
 def grad_dots(
@@ -110,7 +112,7 @@ def grad_dots(
     kept = {n: reference[n].detach().to(parameters[n]) for n in engine.names}
     engine.metric = Dot(kept)
     values, logits, of_rows = _run(engine, x, batch, held)
-    return GradDots(values, engine.names, logits, of_rows, _in_order(engine), engine.unused)
+    return GradDots(values, engine.names, logits, of_rows, _in_order(engine), engine.unused, held.settings)
 
 
 def grad_cosines(
@@ -144,7 +146,9 @@ def grad_cosines(
     dots, squares = pairs.unbind(2)
     known = torch.stack([u.any() for u in units.values()]).to(squares.device)
     cosines = torch.where(known & (squares > 0), dots / squares.clamp_min(0).sqrt(), torch.nan).clamp(-1, 1)
-    return GradCosines(cosines, engine.names, logits, of_rows, _in_order(engine), engine.unused)
+    return GradCosines(
+        cosines, engine.names, logits, of_rows, _in_order(engine), engine.unused, held.settings
+    )
 
 
 def _unit(reference: Tensor) -> Tensor:
@@ -232,6 +236,7 @@ def _engine(
 ) -> tuple[Engine, int]:
     parameters = check_model(model)
     batch = check_inputs(model, x)
+    warn_of_dropout(model)
     names = select_layers(among or tuple(parameters), layers, parameter_aliases(model))
     autocast = parse_dtype(dtype)
     if autocast is not None and all(parameters[n].dtype == autocast for n in names):

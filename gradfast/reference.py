@@ -21,10 +21,10 @@ from gradfast.errors import InputError, ModelError, describe
 from gradfast.inputs import Inputs, call, check_inputs, check_model, check_reference, map_tensors, slice_batch
 from gradfast.losses import LossFunction
 from gradfast.options import COMPUTE_DTYPES, parse_dtype, parse_memory_budget
-from gradfast.results import GradDots, GradGram, GradNorms
+from gradfast.results import GradCosines, GradDots, GradGram, GradNorms
 from gradfast.selection import parameter_aliases, select_layers
 
-__all__ = ["grad_dots", "grad_gram", "grad_norms"]
+__all__ = ["grad_cosines", "grad_dots", "grad_gram", "grad_norms"]
 
 _TEXTBOOK: dict[str, LossFunction] = {
     "cross_entropy": lambda z, t: F.cross_entropy(z, t, reduction="sum"),
@@ -52,7 +52,7 @@ def grad_norms(
     held = Contrast.parse(contrast, loss, classes)
     run = _Run(model, x, layers, dtype, memory_budget)
     values, logits, of_rows = run.per_row(held, lambda name, gradient: gradient.abs().square().sum())
-    return GradNorms(values, run.names, logits, of_rows, unused=run.unused)
+    return GradNorms(values, run.names, logits, of_rows, unused=run.unused, settings=held.settings)
 
 
 def grad_dots(
@@ -76,7 +76,35 @@ def grad_dots(
     values, logits, of_rows = run.per_row(
         held, lambda name, gradient: (gradient.conj() * reference[name].to(gradient)).real.sum()
     )
-    return GradDots(values, run.names, logits, of_rows, unused=run.unused)
+    return GradDots(values, run.names, logits, of_rows, unused=run.unused, settings=held.settings)
+
+
+def grad_cosines(
+    model: nn.Module,
+    x: Inputs,
+    reference: Mapping[str, Tensor],
+    *,
+    contrast: ContrastLike = "one-hot",
+    loss: LossLike = None,
+    classes: ClassesLike = None,
+    layers: str | Sequence[str] | None = None,
+    dtype: torch.dtype | None = None,
+    memory_budget: int | str | None = None,
+) -> GradCosines:
+    """Cosines, ``values[b, c, l] = cos(d loss(z_b, target_c) / d theta_l, reference[l])``; NaN where either is zero.
+
+    Arguments, result and errors are those of `gradfast.grad_cosines`; ``dtype`` may be float64, too.
+    """
+    held = Contrast.parse(contrast, loss, classes)
+    run = _Run(model, x, layers, dtype, memory_budget, reference)
+
+    def cosine(name: str, gradient: Tensor) -> Tensor:
+        other = reference[name].to(gradient)
+        of_one = gradient / torch.linalg.vector_norm(gradient)
+        return (of_one * (other / torch.linalg.vector_norm(other))).sum().clamp(-1, 1)
+
+    values, logits, of_rows = run.per_row(held, cosine)
+    return GradCosines(values, run.names, logits, of_rows, unused=run.unused, settings=held.settings)
 
 
 def grad_gram(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gradfast.contrast import ClassesLike, ContrastLike, LossLike, resolve
-from gradfast.selection import select_layers
+from gradfast.contrast import ClassesLike, Contrast, ContrastLike, LossLike
+from gradfast.selection import find_layer, select_layers
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -25,6 +25,15 @@ class _PerRow:
     classes: Tensor | None = None
     fallback: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, layer: str) -> Tensor:
+        """Of one layer, [B, C], a view.
+
+        Raises:
+            InputError: no such layer.
+        """
+        return self.values[..., find_layer(self.layers, layer)]
 
     def select(self, layers: str | Sequence[str]) -> Self:
         """The same for fewer layers: names, prefixes or glob patterns. See `gradfast.selection.select_layers`."""
@@ -50,6 +59,7 @@ class GradNorms(_PerRow):
         classes: int64 [C], the class of each one-hot row; [B, C] for the top k of each sample; else None.
         fallback: layers that took the exact per-sample path.
         unused: layers on which the logits do not depend; their gradient is zero.
+        settings: ``contrast``, ``loss`` and ``classes``, as `Features` keep them; without ``contrast`` for targets.
     """
 
 
@@ -64,6 +74,7 @@ class GradDots(_PerRow):
         classes: int64 [C], the class of each one-hot row; [B, C] for the top k of each sample; else None.
         fallback: layers that took the exact per-sample path.
         unused: layers on which the logits do not depend; their gradient is zero.
+        settings: ``contrast``, ``loss`` and ``classes``, as `Features` keep them; without ``contrast`` for targets.
     """
 
 
@@ -78,6 +89,7 @@ class GradCosines(_PerRow):
         classes: int64 [C], the class of each one-hot row; [B, C] for the top k of each sample; else None.
         fallback: layers that took the exact per-sample path.
         unused: layers on which the logits do not depend; their cosine is NaN.
+        settings: ``contrast``, ``loss`` and ``classes``, as `Features` keep them; without ``contrast`` for targets.
     """
 
 
@@ -99,6 +111,14 @@ class GradGram:
     fallback: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
+    def __getitem__(self, layer: str) -> Tensor:
+        """Of one layer, [B, K, K], a view.
+
+        Raises:
+            InputError: no such layer.
+        """
+        return self.values[:, find_layer(self.layers, layer)]
+
     def select(self, layers: str | Sequence[str]) -> GradGram:
         """The same for fewer layers: names, prefixes or glob patterns."""
         kept = select_layers(self.layers, layers)
@@ -114,12 +134,19 @@ class GradGram:
         Raises:
             InputError: as `gradfast.contrast.Contrast.parse` and `Contrast.rows`.
         """
-        rows = resolve(contrast, loss, classes, self.logits)
+        held = Contrast.parse(contrast, loss, classes)
+        rows = held.rows(self.logits)
         v = rows.cotangents().to(self.values.dtype).transpose(0, 1)  # [B, C, K]
         gv = v.unsqueeze(1) @ self.values  # [B, L, C, K]
         values = (gv * v.unsqueeze(1)).sum(-1).clamp_min(0).transpose(1, 2)
         return GradNorms(
-            values.contiguous(), self.layers, self.logits, rows.classes, self.fallback, self.unused
+            values.contiguous(),
+            self.layers,
+            self.logits,
+            rows.classes,
+            self.fallback,
+            self.unused,
+            held.settings,
         )
 
     def __repr__(self) -> str:

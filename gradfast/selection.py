@@ -10,7 +10,7 @@ from torch import nn
 
 from gradfast.errors import InputError, describe
 
-__all__ = ["nearest", "parameter_aliases", "select_layers"]
+__all__ = ["find_layer", "nearest", "parameter_aliases", "select_layers"]
 
 
 def parameter_aliases(model: nn.Module) -> dict[str, str]:
@@ -49,6 +49,15 @@ def select_layers(
             raise InputError(f"layers: no parameter is called {pattern!r}; {nearest(pattern, list(known))}")
         chosen |= found
     return tuple(name for name in names if name in chosen)
+
+
+def find_layer(names: Sequence[str], layer: str) -> int:
+    """Where a name stands among ``names``; raises `InputError`, with the nearest ones, if it does not."""
+    if layer in names:
+        return names.index(layer)
+    if not isinstance(layer, str):
+        raise InputError(f"layer: got {describe(layer)}; wanted the name of a parameter")
+    raise InputError(f"layer: no parameter is called {layer!r}; {nearest(layer, names)}")
 
 
 def _matches(name: str, pattern: str) -> bool:

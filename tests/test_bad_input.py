@@ -102,7 +102,7 @@ def test_samples_that_mix_in_the_forward_pass(name: str, api: ModuleType) -> Non
         (lambda z: z.sum(1), r"shape \[\d\]"),
         (lambda z: z.sum(0), r"shape \[4\]"),
         (lambda z: (z, z), "tuple"),
-        (lambda z: {"logits": z}, "dict"),
+        (lambda z: {"out": z}, "dict"),
         (lambda z: torch.cat([z, z]), r"shape \[\d, 4\]"),
         (lambda z: None, "None"),
     ],
@@ -117,7 +117,11 @@ def test_output_that_is_no_logits(tail: Any, came: str, name: str, module: Modul
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "tail",
-    [lambda z: z.detach(), lambda z: torch.zeros(len(z), 4), lambda z: z.argmax(1, keepdim=True).float()],
+    [
+        lambda z: z.detach(),
+        lambda z: torch.zeros(len(z), 4),
+        lambda z: z.argmax(1, keepdim=True).float().expand(-1, 4),
+    ],
 )
 def test_output_that_depends_on_no_parameter(tail: Any, name: str, module: ModuleType) -> None:
     model = Function(lambda m, x: tail(m.a(x)), a=nn.Linear(5, 4))

@@ -229,6 +229,23 @@ class TestScore:
         assert f"{sum(table['out'].to_pylist())} of 60 samples" in output
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
+    def test_images_prepared_in_another_way_than_those_of_the_fit_are_warned_of(
+        self, here: Path, detector: Path, tmp_path: Path
+    ) -> None:
+        run(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "f", "--no-progress",
+            "--mean", 0.5,
+        )  # fmt: skip
+        page = ("-o", tmp_path / "page.html")
+        for command in (
+            ("score", detector, tmp_path / "f"),
+            ("report", detector, tmp_path / "f", here / "bright", *page),
+        ):
+            result = gradfast("detect", *command)
+            assert result.exit_code == 0
+            assert "than what the detector was fitted to (mean [0.5, 0.5, 0.5], not None)" in result.stderr
+        assert gradfast("detect", "score", detector, here / "dim").stderr == ""
+
     def test_flagged_samples_have_no_score_and_count_as_out(
         self, here: Path, detector: Path, tmp_path: Path
     ) -> None:

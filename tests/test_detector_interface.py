@@ -21,12 +21,13 @@ from sklearn.utils.estimator_checks import check_estimator
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from gradfast import FeatureExtractor
+from gradfast import FeatureExtractor, grad_norms
 from gradfast.detectors import (
     Detector,
     DetectorFileError,
     MaximumSoftmax,
     OneClassNorms,
+    PreparationWarning,
     Purview,
     SourceClassifier,
     SourceScore,
@@ -138,6 +139,47 @@ class TestBound:
         known = torch.cat([detector.predict(x) for x, _ in batches(60, seed=5)])
         unknown = torch.cat([detector.predict(x) for x, _ in batches(60, seed=6, label=-1)])
         assert evaluate(known, unknown).auroc > 0.9
+
+    @pytest.mark.parametrize("kind", [Purview, MaximumSoftmax])
+    def test_every_method_takes_a_tensor_of_inputs(self, kind: type[Detector]) -> None:
+        detector = kind().bind(network()).fit(LOADER)
+        x = batches(seed=9)[0][0]
+        expected = detector.predict(x).double().numpy()
+        np.testing.assert_allclose(detector.score(x), expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            detector.decision_function(x), expected - detector.threshold_, rtol=1e-4, atol=1e-5
+        )
+        labels = detector.predict_labels(x)
+        np.testing.assert_array_equal(labels, expected > detector.threshold_)
+        assert detector.score(x, labels) == 1
+        detector.calibrate(x, batches(label=-1)[0][0], tpr=0.5)
+        assert np.mean(detector.predict_labels(x)) == 0.5
+        assert detector.predict_proba(x).shape == (10, 2)
+
+    @pytest.mark.parametrize("array", [torch.zeros(3, 3, 8, 8), np.zeros((3, 3, 8, 8), np.float32)])
+    def test_images_without_a_model(self, array: Any, tmp_path: Path) -> None:
+        fitted = Purview().fit(norms(60, 0), norms(40, 1, 1.5))
+        loaded = Detector.load(fitted.save(tmp_path / "d"))
+        for use in (fitted.score, loaded.predict, loaded.explain, Purview().fit, OneClassNorms().fit):
+            with pytest.raises(InputError, match=r"is not bound to a model, .*; call bind\(model\)"):
+                use(array)
+
+    def test_a_bare_tensor_to_fit(self) -> None:
+        x = batches()[0][0]
+        for detector in (Purview(), SourceScore("knn"), MaximumSoftmax()):
+            with pytest.raises(
+                InputError, match=r"got a bare tensor of shape .*; wanted a loader of batches \(x, y\)"
+            ):
+                detector.bind(network()).fit(x)
+
+    def test_the_dtype_of_the_fit_is_known(self, tmp_path: Path) -> None:
+        detector = Purview().bind(network(), dtype=torch.bfloat16).fit(LOADER)
+        loaded = Detector.load(detector.save(tmp_path / "d")).bind(network())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PreparationWarning)
+            loaded.predict(batches()[0][0])
+        with pytest.warns(PreparationWarning, match="dtype float32, not bfloat16"):
+            loaded.bind(network(), dtype=torch.float32).predict(batches()[0][0])
 
     def test_a_sample_that_is_not_finite_spoils_no_other(self) -> None:
         detector = Purview().bind(network()).fit(LOADER)
@@ -330,6 +372,22 @@ def test_every_method_is_listed_with_what_it_reads_and_where_it_is_from() -> Non
         assert len(info.citation) > 40
     with pytest.raises(InputError, match="nearest: 'mahalanobis'"):
         method("mahalanobi")
+
+
+def test_norms_of_a_batch_are_compared_with_those_of_the_fit() -> None:
+    model = network()
+    known, unknown = (torch.cat([x for x, _ in half]) for half in (LOADER[:12], LOADER[12:]))
+    for detector in (
+        Purview().fit(grad_norms(model, known), grad_norms(model, unknown)),
+        Purview().bind(model).fit(LOADER),
+    ):
+        assert detector.score(grad_norms(model, known)).shape == (120,)
+        with pytest.raises(InputError, match="loss is 'mse', wanted 'cross_entropy'"):
+            detector.score(grad_norms(model, known, loss="mse"))
+        with pytest.raises(InputError, match="contrast is 'all-ones', wanted 'one-hot'"):
+            detector.score(grad_norms(model, known, contrast="all-ones"))
+        with pytest.raises(InputError, match=r"classes is \[4, 3, 2, 1, 0\], wanted None"):
+            detector.score(grad_norms(model, known, classes=[4, 3, 2, 1, 0]))
 
 
 def test_log_scale_can_be_left_out() -> None:

@@ -17,7 +17,15 @@ from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
-from gradfast.detectors import DetectorFileError, MaximumSoftmax, NormClassifier, Purview, metrics
+from gradfast.detectors import (
+    DetectorFileError,
+    MaximumSoftmax,
+    NormClassifier,
+    OneClassNorms,
+    PreparationWarning,
+    Purview,
+    metrics,
+)
 from gradfast.detectors.evaluation import LEFT_OUT, NO_OUTLIERS, SAME_SET, Method, halves, run_protocols
 from gradfast.errors import InputError
 
@@ -150,12 +158,58 @@ def test_other_features_are_refused(fitted: Purview, features: Any, message: str
         fitted.score(features)
 
 
+def prepared(seed: int, shift: float = 0.0, **settings: Any) -> FakeFeatures:
+    """Features of images that were prepared in a given way."""
+    settings = {"model_fingerprint": "abc", "dtype": "float32", **settings}
+    return FakeFeatures(norms(60, seed, shift), settings=settings)
+
+
+def test_images_prepared_in_another_way_than_those_of_the_fit_are_warned_of(tmp_path: Path) -> None:
+    normalised = {"size": None, "mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2], "jpeg_quality": None}
+    source = {"kind": "ImageFolder", "preprocess": normalised}
+    detector = Purview().fit(prepared(0, source=source), prepared(1, 1.5))
+    loaded = Purview.load(detector.save(tmp_path / "d"))
+    plain = {**source, "preprocess": {**normalised, "mean": None}}
+    for known in (detector, loaded):
+        with pytest.warns(
+            PreparationWarning, match=r"features: .* \(mean None, not \[0.4, 0.4, 0.4\]\)"
+        ) as found:
+            known.score(prepared(2, source=plain))
+        assert len(found) == 1
+        assert found[0].filename == __file__
+        with pytest.warns(PreparationWarning, match="dtype bfloat16, not float32"):
+            known.predict(prepared(2, dtype="bfloat16"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            known.score(prepared(2, source=source))
+            known.score(prepared(2, source=[source, source]))
+            known.score(prepared(2, source=[source, plain]))  # not one way, so unknown
+            known.score(prepared(2, source={**source, "preprocess": {**normalised, "jpeg_quality": 75}}))
+            known.score(norms(5, 2))
+
+
+def test_a_fingerprint_is_named_by_eight_digits() -> None:
+    made = {"model_fingerprint": "a1" * 32}
+    detector = Purview().fit(prepared(0, **made), prepared(1, 1.5, **made))
+    with pytest.raises(InputError, match=r"model fingerprint is 'b2b2b2b2', wanted 'a1a1a1a1'$"):
+        detector.score(prepared(2, model_fingerprint="b2" * 32))
+
+
+@pytest.mark.parametrize("folds", [1, 0, 2.5, True])
+@pytest.mark.parametrize("kind", [Purview, OneClassNorms])
+def test_folds_that_are_none_or_too_few(kind: Any, folds: Any) -> None:
+    with pytest.raises(InputError, match=f"folds: got {folds}, wanted None or an int of at least 2"):
+        kind(folds=folds).fit(norms(20, 0), norms(20, 1))
+
+
 def test_bad_fits() -> None:
     with pytest.raises(InputError, match="features_out: got None"):
         Purview().fit(norms(20, 0))
     with pytest.raises(InputError, match="features_out: got 3 usable samples, wanted at least folds = 5"):
         Purview().fit(norms(20, 0), norms(3, 1))
-    with pytest.raises(InputError, match="features_out: not the features"):
+    with pytest.raises(
+        InputError, match="features_out: the unknown set differs from the known one: got 3 contrast rows x 2"
+    ):
         Purview().fit(norms(20, 0), norms(20, 1)[..., :2])
     with pytest.raises(InputError, match="none is finite"):
         Purview().fit(norms(20, 0) * np.nan, norms(20, 1))

@@ -567,3 +567,27 @@ def test_cifar_with_its_resnet(shared: Path, tmp_path: Path) -> None:
     x = torch.stack([images[i][0] for i in range(2)]).double()
     wanted = gradfast.reference.grad_norms(model.double(), x, contrast="all-ones").values
     torch.testing.assert_close(f[:2].torch().double(), wanted, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", [net(), nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(32, 4))])
+def test_a_list_of_single_samples_is_named(model: nn.Module) -> None:
+    words = (
+        r"source: the model cannot take a batch whose x is .* of shape \[1, 6, 6\].*torch.stack\(samples\)"
+    )
+    with pytest.raises(InputError, match=words):
+        extractor(model.eval()).extract(list(torch.randn(4, 1, 6, 6)), progress=False)
+
+
+def test_other_errors_of_a_model_are_its_own() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        extractor(Broken(5, 4).eval()).extract(torch.randn(4, 5), progress=False)
+
+
+def test_repr() -> None:
+    assert repr(extractor()) == "FeatureExtractor(Sequential, contrast='one-hot', loss='cross_entropy')"
+    text = repr(extractor(contrast=torch.eye(4), loss="mse", layers="4"))
+    assert text == "FeatureExtractor(Sequential, contrast=[4, 4], loss='mse', layers='4')"

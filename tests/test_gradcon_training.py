@@ -196,3 +196,12 @@ def test_in_a_lightning_module(tmp_path: Path) -> None:
     other = Detector()
     other.load_state_dict(torch.load(tmp_path / "l.ckpt", weights_only=True)["state_dict"])
     assert np.array_equal(GradConScorer(other.model, other.criterion)(x).gradient, scores.gradient)
+
+
+def test_reprs_are_short() -> None:
+    trainer = GradConTrainer(ConvAutoencoder(1, SIZE), images(), SETTINGS)
+    shown = "GradConTrainer(ConvAutoencoder, 32 x 1 x 8 x 8 images, 0 epochs, TrainingSettings("
+    assert repr(trainer).startswith(shown)
+    scorer = GradConScorer(trainer.model, trainer.loss)
+    layers = len(scorer.layers)
+    assert repr(scorer) == f"GradConScorer(ConvAutoencoder, {layers} layers, weight=0.12, batch_size=64)"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo import LAYERS, USES, Case
 from zoo.networks import NETWORKS
 
+import gradfast
 from gradfast import reference
 from gradfast.errors import FallbackWarning, InputError
 from gradfast.inputs import Inputs, slice_batch
@@ -51,6 +52,21 @@ def check_dots(api: ModuleType, model: nn.Module, x: Inputs, **options: Any) -> 
     assert result.layers == truth.layers
     scale = (norms * torch.stack([some[n].square().sum() for n in truth.layers])).sqrt()
     assert_close(result.values, truth.values, truth.layers, 1e-9, scale, noise=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name", ["linear-recurrent", "in-place-residual", "conv-at-two-scales", "class-token", "layer-scale"]
+)
+def test_cosines(name: str, api: ModuleType) -> None:
+    model, x = USES[name].build(torch.float64)
+    some = some_gradients(model)
+    some[next(iter(some))] = torch.zeros_like(next(iter(some.values())))
+    truth = reference.grad_cosines(model, x, some, classes=[2, 0])
+    assert truth.values[..., 0].isnan().all()
+    result = api.grad_cosines(model, x, some, classes=[2, 0])
+    assert result.layers == truth.layers
+    assert result.settings == truth.settings
+    torch.testing.assert_close(result.values, truth.values, rtol=0, atol=1e-7, equal_nan=True)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,21 +152,41 @@ def test_one_sample_one_row(name: str, api: ModuleType) -> None:
     assert_close(one.values, every.values[:1, 2:3], every.layers, 1e-9)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "bce", "bce_softmax", "mse"])
-@pytest.mark.parametrize("contrast", ["one-hot", "all-ones"])
-def test_one_logit(contrast: str, loss: str, api: ModuleType) -> None:
+@pytest.mark.parametrize("options", [{"contrast": "all-ones"}, {"loss": "bce"}, {"loss": "mse"}])
+def test_one_logit(options: dict[str, Any], api: ModuleType) -> None:
     model = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)).double()
     x = torch.randn(3, 2, 6, dtype=torch.float64)
-    # The reference cannot differentiate BCE at p = 1; the softmax of one logit is constant, so the truth is zero.
-    truth = reference.grad_norms(
-        model, x, contrast=contrast, loss="cross_entropy" if loss == "bce_softmax" else loss
-    )
-    result = api.grad_norms(model, x, contrast=contrast, loss=loss)
+    truth = reference.grad_norms(model, x, **options)
+    result = api.grad_norms(model, x, **options)
     assert result.values.shape == (3, 1, 4)
-    if loss in ("cross_entropy", "bce_softmax"):
-        assert torch.equal(result.values, torch.zeros_like(result.values))
-    else:
-        assert_close(result.values, truth.values, truth.layers, 1e-9)
+    assert (result.values > 0).all()
+    assert_close(result.values, truth.values, truth.layers, 1e-9)
+
+
+@pytest.mark.parametrize("module", [gradfast, reference], ids=["gradfast", "reference"])
+@pytest.mark.parametrize("loss", [None, "cross_entropy", "bce_softmax"])
+def test_one_logit_has_no_softmax(loss: str | None, module: ModuleType) -> None:
+    model, x = nn.Linear(5, 1), torch.randn(3, 5)
+    with pytest.raises(InputError, match=r'loss: the model has one logit, .*; wanted loss="bce" or "mse"'):
+        module.grad_norms(model, x, loss=loss)
+
+
+class Wraps(nn.Module):
+    """Gives its logits in a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"hidden": x, "logits": self.fc(x)}
+
+
+@pytest.mark.parametrize("module", [gradfast, reference], ids=["gradfast", "reference"])
+def test_logits_in_a_dict(module: ModuleType) -> None:
+    model, x = Wraps(), torch.randn(3, 5)
+    expected = module.grad_norms(model.fc, x)
+    torch.testing.assert_close(module.grad_norms(model, x).values, expected.values)
 
 
 def test_sure_predictions_keep_their_digits(api: ModuleType) -> None:

@@ -16,7 +16,7 @@ from zoo.uses import USES
 
 from gradfast import reference
 from gradfast.errors import InputError
-from gradfast.results import GradDots, GradGram, GradNorms
+from gradfast.results import GradCosines, GradDots, GradGram, GradNorms
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": lambda z, t: F.cross_entropy(z, t, reduction="sum"),
@@ -66,6 +66,11 @@ def test_norms_and_dots_against_torch_func(case: Case, loss: str) -> None:
     dots = reference.grad_dots(model, x, some, contrast=targets, loss=loss)
     assert isinstance(norms, GradNorms)
     assert isinstance(dots, GradDots)
+    cosines = reference.grad_cosines(model, x, some, contrast=targets, loss=loss)
+    assert isinstance(cosines, GradCosines)
+    lengths = torch.stack([some[name].square().sum() for name in norms.layers])
+    expected = dots.values / (norms.values * lengths).sqrt()
+    torch.testing.assert_close(cosines.values, expected, rtol=1e-9, atol=1e-11)
     assert torch.equal(norms.logits, dots.logits)
     torch.testing.assert_close(norms.logits, z)
     for i, name in enumerate(norms.layers):

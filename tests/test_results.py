@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 
 import pytest
@@ -10,6 +11,7 @@ from closeness import assert_close
 from torch import Tensor, nn
 from zoo import USES
 
+import gradfast
 from gradfast import reference
 from gradfast.errors import InputError
 from gradfast.options import parse_dtype, parse_memory_budget
@@ -72,6 +74,43 @@ def test_fewer_layers_are_the_same_numbers(api: ModuleType, layers: str | list[s
     result = api.grad_norms(model, x, layers=layers)
     assert result.layers == truth.layers
     assert_close(result.values, truth.values, truth.layers, 1e-9)
+
+
+def test_one_layer_by_name(api: ModuleType) -> None:
+    model, x = USES["layer-scale"].build()
+    norms, gram = api.grad_norms(model, x), api.grad_gram(model, x)
+    for i, name in enumerate(norms.layers):
+        assert torch.equal(norms[name], norms.values[..., i])
+        assert torch.equal(gram[name], gram.values[:, i])
+    for of in (norms, gram):
+        with pytest.raises(
+            InputError, match=r"layer: no parameter is called 'head.weigth'; nearest: 'head.weight'"
+        ):
+            of["head.weigth"]
+        with pytest.raises(InputError, match=r"layer: got 0 \(int\); wanted the name of a parameter"):
+            of[0]  # type: ignore[index]
+
+
+def cost(z: Tensor, t: Tensor) -> Tensor:
+    return (z - t).abs().sum(1)
+
+
+@pytest.mark.parametrize("module", ["gradfast", "gradfast.reference"])
+def test_settings_say_which_rows_they_are(module: str) -> None:
+    grad_norms = importlib.import_module(module).grad_norms
+    model, x = nn.Linear(5, 4), torch.randn(3, 5)
+    plain = {"contrast": "one-hot", "loss": "cross_entropy", "classes": None}
+    assert grad_norms(model, x).settings == plain
+    assert grad_norms(model, x, classes=(0, 2)).settings == {**plain, "classes": [0, 2]}
+    ones = grad_norms(model, x, contrast="all-ones")
+    assert ones.settings == {**plain, "contrast": "all-ones", "loss": "bce"}
+    targets = grad_norms(model, x, contrast=torch.eye(4), loss=cost)
+    assert targets.settings == {"loss": f"{__name__}.cost", "classes": None}
+
+
+def test_settings_of_norms_of_a_gram_matrix() -> None:
+    norms = gradfast.grad_gram(nn.Linear(5, 4), torch.randn(3, 5)).norms("all-ones")
+    assert norms.settings == {"contrast": "all-ones", "loss": "bce", "classes": None}
 
 
 def test_select_and_repr(api: ModuleType) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from zoo.layers import LAYERS
 
 import gradfast
 from gradfast import reference
-from gradfast.errors import GradfastError
+from gradfast.errors import DropoutWarning, GradfastError
 
 BOTH = pytest.mark.parametrize("module", [gradfast, reference], ids=["gradfast", "reference"])
 CASES = [
@@ -258,6 +259,24 @@ def test_memory_layouts(layout: torch.memory_format, api: ModuleType) -> None:
     with unchanged(model, x):
         result = api.grad_norms(model, x)
     assert_close(result.values, truth.values, truth.layers, 1e-9)
+
+
+@pytest.mark.parametrize(
+    "drops", [nn.Dropout(0.1), nn.LSTM(8, 8, 2, dropout=0.3), nn.MultiheadAttention(8, 1, dropout=0.3)]
+)
+def test_dropout_in_train_mode_is_named_once_per_model(drops: nn.Module, api: ModuleType) -> None:
+    model = Function(lambda m, x: m.fc(x), fc=nn.Linear(5, 4), drops=drops)
+    x = torch.randn(3, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DropoutWarning)
+        api.grad_norms(model.eval(), x)
+        model.train()
+        with pytest.raises(
+            DropoutWarning, match=r"model: drops \(.*\) drops at random, for it is in train mode"
+        ):
+            api.grad_norms(model, x)
+        api.grad_norms(model, x)
+        api.grad_norms(nn.Sequential(nn.Linear(5, 4), nn.Dropout(0)).train(), x)
 
 
 def test_dropout_in_train_mode_is_that_of_one_forward_pass(api: ModuleType) -> None:

@@ -207,7 +207,7 @@ def _load_sets(
     for directory in out_dirs:
         name = directory.name if directory.name not in outside else str(directory)
         outside[name] = loaded[directory]
-        schema_of(inside).require(schema_of(loaded[directory]), str(directory))
+        schema_of(inside).require(schema_of(loaded[directory]), str(directory), f"differs from {in_dir}")
         differing = _differing_preparation(inside, loaded[directory])
         if differing:
             warnings.warn(

@@ -68,13 +68,18 @@ class Detector(Bindable, Saved, ClassifierMixin, BaseEstimator, ABC):  # type: i
         """
         if self._streams(features_in):
             return self._fit_stream(features_in)
+        return self._fit_sets(features_in, features_out)
+
+    def _fit_sets(self: Self, features_in: Any, features_out: Any) -> Self:
         plain = is_plain(features_in)
         if plain:
             features_in, features_out = validated(self, features_in, features_out, reset=True)
         inside, outside, classes = as_sets(features_in, features_out, self.learns, type(self).__name__)
         schema = self._schema(inside)
         if outside is not None:
-            schema.require(self._schema(outside), "features_out")
+            schema.require(
+                self._schema(outside), "features_out", "the unknown set differs from the known one"
+            )
         self.__dict__.pop("threshold_", None)
         self.__dict__.pop("calibrator_", None)
         self._fit(inside, outside if self.learns else None)
@@ -88,10 +93,18 @@ class Detector(Bindable, Saved, ClassifierMixin, BaseEstimator, ABC):  # type: i
     def score(self, features: Any, y: Any = None) -> Any:
         """One score per sample, [n] float64, higher = more out of distribution; NaN where a sample is not finite.
 
-        With labels `y` [n], the share of them that `predict` gives, as scikit-learn's classifiers do.
+        With labels `y` [n], the share of them that `predict_labels` gives, as scikit-learn's classifiers do.
+
+        Args:
+            features: features of the samples; or, to a detector that is bound to a model, a tensor of inputs.
+            y: labels [n].
 
         Raises:
-            InputError: features of another model, contrast, loss, or other layers or classes, or not fitted.
+            InputError: not fitted; or features of another model, contrast, loss, or other layers or classes, as far as the
+                features know them: arrays know none, `GradNorms` not their model.
+
+        Warns:
+            PreparationWarning: features of images that were prepared in another way than those of the fit.
         """
         return (
             self._scores(features)
@@ -99,13 +112,19 @@ class Detector(Bindable, Saved, ClassifierMixin, BaseEstimator, ABC):  # type: i
             else float(np.mean(self.predict_labels(features) == np.asarray(y)))
         )
 
-    def _scores(self, features: Any) -> NDArray[np.float64]:
+    def _scores(self, given: Any) -> NDArray[np.float64]:
+        return self._scores_of(self._features_of(given))
+
+    def _scores_of(self, features: Any) -> NDArray[np.float64]:
+        """Scores [n] of features; a tensor is no input here."""
         if is_plain(features) and hasattr(self, "n_features_in_"):
             self._require_fitted()
             features, _ = validated(self, features, None, reset=False)
         self._require_fitted()
         if hasattr(self, "schema_"):
-            self.schema_.require(self._schema(features), "features")
+            given = self._schema(features)
+            self.schema_.require(given, "features")
+            self.schema_.warn_of_preparation(given, "features")
         return self._score(features)
 
     def _schema(self, features: Any) -> FeatureSchema:
@@ -121,7 +140,7 @@ class Detector(Bindable, Saved, ClassifierMixin, BaseEstimator, ABC):  # type: i
 
     def _set_threshold(self, inside: Any) -> None:
         """Where `_fit` has set none: on the samples themselves, which a detector without fitted weights may do."""
-        self.calibrate(inside)
+        self._calibrate(inside)
 
     def predict(self, features: Any) -> Any:
         """Labels [n] of features; or, of a tensor of inputs to a detector that is bound to a model, scores [n].
@@ -176,16 +195,26 @@ class Detector(Bindable, Saved, ClassifierMixin, BaseEstimator, ABC):  # type: i
         Raises:
             InputError: no finite score, or a share outside (0, 1].
         """
-        scores = self.score(features_in)
+        outside = None if features_out is None else self._features_of(features_out)
+        return self._calibrate(self._features_of(features_in), outside, tpr, method)
+
+    def _calibrate(
+        self: Self,
+        inside: Any,
+        outside: Any = None,
+        tpr: float | None = None,
+        method: str | None = None,
+    ) -> Self:
+        scores = self._scores_of(inside)
         finite = scores[~np.isnan(scores)]
         if not len(finite):
             raise InputError(
                 f"features_in: the scores of all {len(scores)} samples are NaN; wanted some to calibrate on"
             )
-        if features_out is not None:
-            outside = self.score(features_out)
+        if outside is not None:
+            beyond = self._scores_of(outside)
             chosen: str = method or getattr(self, "calibration", None) or "platt"
-            self.calibrator_ = Calibrator(chosen).fit(finite, outside[~np.isnan(outside)])
+            self.calibrator_ = Calibrator(chosen).fit(finite, beyond[~np.isnan(beyond)])
         self.threshold_ = threshold_at_tpr(finite, self.tpr if tpr is None else tpr)
         return self
 

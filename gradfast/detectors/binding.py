@@ -86,21 +86,22 @@ class Bindable(ABC):
 
     def _features_of(self, given: Any) -> Any:
         """Features as they are; of a tensor of inputs, where the detector is bound, those that it makes itself."""
-        return (
-            read_inputs(self._reader, given)
-            if self._reader is not None and isinstance(given, Tensor)
-            else given
-        )
+        return read_inputs(self.reader, given) if self._are_inputs(given) else given
+
+    def _are_inputs(self, given: Any) -> bool:
+        # Features have three dimensions at most: more are images, also where there is no model to run.
+        images = isinstance(given, (Tensor, np.ndarray)) and given.ndim > 3
+        return images or (self.bound and isinstance(given, Tensor))
 
     def predict_inputs(self, x: Any) -> Tensor:
         """Scores [B] float32 of a batch of inputs, on their device; higher = more out of distribution."""
-        scores = torch.from_numpy(np.asarray(self.score(read_inputs(self.reader, x)), dtype=np.float32))  # type: ignore[attr-defined]
+        scores = torch.from_numpy(np.asarray(self._scores_of(read_inputs(self.reader, x)), dtype=np.float32))  # type: ignore[attr-defined]
         return scores.to(x.device) if isinstance(x, Tensor) else scores
 
     def score_stream(self, source: Any, workers: int = 0) -> Iterator[NDArray[np.float64]]:
         """Scores batch by batch, [B] float64 each, in bounded memory; `source` as `FeatureExtractor.extract` takes it."""
         for batch in self._batches(source, workers):
-            yield self.score(read_inputs(self.reader, batch.inputs))  # type: ignore[attr-defined]
+            yield self._scores_of(read_inputs(self.reader, batch.inputs))  # type: ignore[attr-defined]
 
     def fit_features(self: Self, features: Any, labels: Any) -> Self:
         """Fits to features [n, ...] with labels [n], those below 0 known outliers, as in pytorch-ood."""
@@ -110,12 +111,12 @@ class Bindable(ABC):
         if not (y >= 0).any():
             raise InputError("labels: got no in-distribution samples (labels of at least 0)")
         outside = features[y < 0] if (y < 0).any() else None
-        fitted: Self = self.fit(features[y >= 0], outside)  # type: ignore[attr-defined]
+        fitted: Self = self._fit_sets(features[y >= 0], outside)  # type: ignore[attr-defined]
         return fitted
 
     def predict_features(self, features: Any) -> Tensor:
         """Scores [n] float32 of features as a tensor, as in pytorch-ood."""
-        return torch.from_numpy(np.asarray(self.score(features), dtype=np.float32))  # type: ignore[attr-defined]
+        return torch.from_numpy(np.asarray(self._scores_of(features), dtype=np.float32))  # type: ignore[attr-defined]
 
     def __call__(self, x: Any) -> Any:
         """`predict`."""
@@ -147,9 +148,14 @@ class Bindable(ABC):
         return self
 
     def _streams(self, given: Any) -> bool:
-        if not is_stream(given):
+        inputs = self._are_inputs(given)
+        if not inputs and not is_stream(given):
             return False
         _ = self.reader  # says that it is missing
+        if inputs:
+            raise InputError(
+                f"features_in: got a bare tensor of shape {list(given.shape)}; wanted a loader of batches (x, y)"
+            )
         return True
 
     def _fit_stream(self: Self, source: Any) -> Self:

@@ -4,9 +4,11 @@ are.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from gradfast.errors import InputError
 
 __all__ = [
     "FeatureSchema",
+    "PreparationWarning",
+    "check_folds",
     "column_matrix",
     "count",
     "join",
@@ -26,8 +30,15 @@ __all__ = [
     "usable_rows",
 ]
 
-# The settings of an extraction that change what its numbers mean.
+# The settings of an extraction that change what its numbers mean: others are refused.
 _COMPARED_SETTINGS = ("model_fingerprint", "contrast", "loss", "classes", "columns", "source_fingerprint")
+# Those that may move the numbers: others are warned of. A JPEG pass is left out, for it can make sets alike.
+_PREPARATION = ("size", "channels", "mean", "std")
+_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{56}\b")
+
+
+class PreparationWarning(UserWarning):
+    """Features whose images were prepared, or whose norms were computed, in another way than those of the fit."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,12 @@ class FeatureSchema:
     layers: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def require(self, other: FeatureSchema, argument: str) -> None:
+    def require(
+        self,
+        other: FeatureSchema,
+        argument: str,
+        why: str = "not the features that the detector was fitted to",
+    ) -> None:
         """Raises `InputError` naming what differs in `other`; what either does not know is not compared."""
         differing = []
         if (self.rows, self.columns) != (other.rows, other.columns):
@@ -59,9 +75,7 @@ class FeatureSchema:
             differing.append(f"layer {at} is {got!r}, wanted {wanted!r}")
         differing += self._differing(other.settings)
         if differing:
-            raise InputError(
-                f"{argument}: not the features that the detector was fitted to: " + "; ".join(differing)
-            )
+            raise InputError(f"{argument}: {why}: " + "; ".join(differing))
 
     def require_settings(self, settings: Mapping[str, Any], argument: str) -> None:
         """Raises `InputError` if features of these settings would be refused, whatever their shape."""
@@ -69,12 +83,54 @@ class FeatureSchema:
         if differing:
             raise InputError(f"{argument}: not what the detector was fitted to: " + "; ".join(differing))
 
+    def warn_of_preparation(self, other: FeatureSchema, argument: str) -> None:
+        """Warns, as `PreparationWarning`, where images or norms of `other` were made in another way; names what differs."""
+        ours, theirs = _preparation(self.settings), _preparation(other.settings)
+        differing = [
+            f"{key} {theirs[key]}, not {ours[key]}"
+            for key in ours
+            if key in theirs and ours[key] != theirs[key]
+        ]
+        if differing:
+            warnings.warn(
+                f"{argument}: prepared in another way than what the detector was fitted to ({'; '.join(differing)});"
+                " its scores and its threshold may not hold",
+                PreparationWarning,
+                stacklevel=5,
+            )
+
     def _differing(self, settings: Mapping[str, Any]) -> list[str]:
         return [
-            f"{key.replace('_', ' ')} is {settings[key]!r}, wanted {self.settings[key]!r}"
+            f"{key.replace('_', ' ')} is {_short(settings[key])}, wanted {_short(self.settings[key])}"
             for key in _COMPARED_SETTINGS
             if key in self.settings and key in settings and self.settings[key] != settings[key]
         ]
+
+
+def _short(value: Any) -> str:
+    """The value for a message, with eight digits of each digest."""
+    return _DIGEST.sub(r"\1", repr(value))
+
+
+def _preparation(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of how images became tensors, and the dtype of the operands."""
+    steps = settings.get("preprocess") or {}
+    known = {key: steps[key] for key in _PREPARATION if key in steps}
+    return {**known, "dtype": settings["dtype"]} if "dtype" in settings else known
+
+
+def _kept(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of features that a schema keeps."""
+    kept = {key: settings[key] for key in (*_COMPARED_SETTINGS, "dtype") if key in settings}
+    source = settings.get("source")
+    # Features that were put together list the sources of all.
+    steps = [
+        part.get("preprocess") if isinstance(part, Mapping) else None
+        for part in (source if isinstance(source, list) else [source])
+    ]
+    if steps and isinstance(steps[0], Mapping) and all(other == steps[0] for other in steps):
+        kept["preprocess"] = dict(steps[0])
+    return kept
 
 
 def schema_of(features: Any) -> FeatureSchema:
@@ -95,7 +151,7 @@ def schema_of(features: Any) -> FeatureSchema:
         rows=int(shape[1]) if len(shape) == 3 else 1,
         columns=int(shape[-1]),
         layers=tuple(getattr(features, "layers", ())),
-        settings={key: settings[key] for key in _COMPARED_SETTINGS if key in settings},
+        settings=_kept(settings),
     )
 
 
@@ -176,6 +232,12 @@ def predictions_of(features: Any) -> NDArray[np.int64] | None:
         return np.asarray(predictions, dtype=np.int64)
     logits = None if _is_array(features) else getattr(features, "logits", None)
     return None if logits is None else np.nan_to_num(_as_float64(logits)).argmax(axis=1)
+
+
+def check_folds(folds: Any) -> None:
+    """Raises `InputError` if `folds` is neither None nor an int of at least 2."""
+    if folds is not None and (isinstance(folds, bool) or not isinstance(folds, Integral) or folds < 2):
+        raise InputError(f"folds: got {folds!r}, wanted None or an int of at least 2")
 
 
 def count(features: Any) -> int:

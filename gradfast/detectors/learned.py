@@ -13,6 +13,7 @@ from gradfast.detectors.base import Detector, usable
 from gradfast.detectors.calibration import Calibrator
 from gradfast.detectors.classifier import NormClassifier
 from gradfast.detectors.explaining import ScoreExplanation, explain_scores
+from gradfast.detectors.inputs import check_folds
 from gradfast.detectors.metrics import threshold_at_tpr
 from gradfast.errors import InputError
 
@@ -40,6 +41,7 @@ class LearnedDetector(Detector):
     def _matrix(self, features: Any, argument: str = "features") -> NDArray[np.float64]: ...
 
     def _fit(self, inside: Any, outside: Any) -> None:
+        check_folds(self.folds)
         calibrator = Calibrator(self.calibration)
         least = self.folds or 1
         rows_in = usable(self._matrix(inside, "features_in"), "features_in", least)
@@ -76,7 +78,7 @@ class LearnedDetector(Detector):
             InputError: as `score`, or a sample that is not finite.
         """
         features = self._features_of(features)
-        scores = self.score(features)
+        scores = self._scores_of(features)
         if np.isnan(scores).any():
             raise InputError(
                 f"features: sample {int(np.isnan(scores).argmax())} is not finite, so there is no score to explain"

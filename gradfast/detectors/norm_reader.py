@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from gradfast.detectors.inputs import FeatureSchema
@@ -12,6 +13,8 @@ from gradfast.errors import InputError, describe
 from gradfast.extractor import FeatureExtractor
 
 __all__ = ["norm_reader"]
+
+_OPERANDS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def norm_reader(model: nn.Module, settings: dict[str, Any], schema: FeatureSchema | None) -> NormReader:
@@ -29,6 +32,8 @@ def norm_reader(model: nn.Module, settings: dict[str, Any], schema: FeatureSchem
         }
         if schema.layers:
             known["layers"] = list(schema.layers)
+        if schema.settings.get("dtype") in _OPERANDS:
+            known["dtype"] = _OPERANDS[schema.settings["dtype"]]
     try:
         extractor = FeatureExtractor(model, **{**known, **settings})
     except TypeError as error:

@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold
 from torch import nn
 
 from gradfast.detectors.base import Detector
-from gradfast.detectors.inputs import norm_matrix, predictions_of, usable_rows
+from gradfast.detectors.inputs import check_folds, norm_matrix, predictions_of, usable_rows
 from gradfast.detectors.metrics import threshold_at_tpr
 from gradfast.detectors.norm_reader import norm_reader
 from gradfast.detectors.readers import Reader
@@ -71,6 +71,7 @@ class OneClassNorms(Detector):
         if self.method not in ONE_CLASS_METHODS:
             wanted = " or ".join(map(repr, ONE_CLASS_METHODS))
             raise InputError(f"method: got {self.method!r}, wanted {wanted}")
+        check_folds(self.folds)
         matrix = norm_matrix(inside, "features_in")
         classes = _classes_of(inside, len(matrix))
         rows = usable_rows(matrix, "features_in")

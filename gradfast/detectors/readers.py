@@ -25,7 +25,7 @@ def read_inputs(reader: Any, x: Any) -> Any:
         return reader.read(x)
     except GradfastError:
         raise
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"x: the model cannot take {describe(x)} ({first})") from error
 

@@ -71,7 +71,7 @@ class StreamScorer:
             InputError: features other than a detector was fitted to.
         """
         features = {name: found for group in self._groups for name, found in read_inputs(group, x).items()}
-        return {name: detector.score(features[name]) for name, detector in self.detectors.items()}
+        return {name: detector._scores_of(features[name]) for name, detector in self.detectors.items()}
 
     def stream(self, source: Any, workers: int = 0) -> Iterator[Scores]:
         """Scores batch by batch; `source` as `FeatureExtractor.extract` takes it, or an iterator of batches."""

@@ -14,6 +14,7 @@ from gradfast.gradcon.grading import (
 )
 from gradfast.gradcon.scores import GradConScorer, Scores, UndefinedCosineWarning, fit_weight
 from gradfast.gradcon.stream import Frames, StreamScorer
+from gradfast.gradcon.study.data import OneClass, digits
 from gradfast.gradcon.training import Epoch, GradConTrainer, TrainingSettings, one_class
 
 __all__ = [
@@ -26,11 +27,13 @@ __all__ = [
     "GradConTerms",
     "GradConTrainer",
     "GradientReference",
+    "OneClass",
     "Scores",
     "SeverityLabels",
     "StreamScorer",
     "TrainingSettings",
     "UndefinedCosineWarning",
+    "digits",
     "fit_weight",
     "load_scorer",
     "one_class",

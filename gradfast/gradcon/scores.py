@@ -114,6 +114,10 @@ class GradConScorer:
         self._flat = _Flat(model)
         self._reference = {f"model.{name}": r for name, r in self.reference.items()}
 
+    def __repr__(self) -> str:
+        layers = f"{len(self.layers)} layers, weight={self.weight}, batch_size={self.batch_size}"
+        return f"GradConScorer({type(self.model).__name__}, {layers})"
+
     def __call__(self, x: Tensor) -> Scores:
         """Scores of images [B, C, H, W], a floating tensor; in [0, 1] for a decoder that ends in a sigmoid.
 

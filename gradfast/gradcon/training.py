@@ -106,6 +106,10 @@ class GradConTrainer:
         if self.directory is not None and (Path(self.directory) / "last.safetensors").exists():
             self._resume(Path(self.directory) / "last.safetensors")
 
+    def __repr__(self) -> str:
+        shape = " x ".join(map(str, self.images.shape))
+        return f"GradConTrainer({type(self.model).__name__}, {shape} images, {len(self.history)} epochs, {self.settings})"
+
     @property
     def best(self) -> Epoch | None:
         """The epoch with the lowest validation loss (training loss where nothing is held out)."""

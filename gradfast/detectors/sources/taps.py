@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from gradfast.errors import InputError, ModelError, describe
+from gradfast.inputs import logits_of
 from gradfast.selection import nearest
 
 __all__ = ["Activations", "Tap", "default_stages"]
@@ -150,7 +151,7 @@ class Tap:
                 if record and not x.is_floating_point():
                     raise InputError(f"x: got {describe(x)}; wanted floats, for their gradient moves them")
                 x.requires_grad_(record)
-                logits = self.model(x)
+                logits = logits_of(self.model(x))
         finally:
             for handle in handles:
                 handle.remove()
