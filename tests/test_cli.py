@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from gradfast.cli import app
@@ -129,6 +130,118 @@ class TestExtract:
             "all-ones",
         )
         assert "contrast" in line
+
+    def test_images_are_prepared_as_the_weights_say(self, here: Path, tmp_path: Path) -> None:
+        """The accuracy after `train` is that of `extract`, without a word about mean and std."""
+        run(
+            "train", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "run", "--epochs", 1, "--mean", 0.2,
+            "--std", "0.2,0.3,0.4", "--no-progress",
+        )  # fmt: skip
+        weights = tmp_path / "run" / "weights.safetensors"
+        options = ("--weights", weights, "--no-progress")
+        result = gradfast(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "f", *options
+        )
+        assert result.exit_code == 0, result.output
+        told = "size 8,8; channels 3; mean 0.2,0.2,0.2; std 0.2,0.3,0.4"
+        assert result.stderr == f"gradfast: images are prepared as {weights} says: {told}\n"
+        prepared = Features.load(tmp_path / "f").settings["source"]["preprocess"]
+        assert (prepared["mean"], prepared["std"]) == ([0.2] * 3, [0.2, 0.3, 0.4])
+        accuracy = json.loads((tmp_path / "run" / "training.json").read_text())["history"][-1][
+            "test_accuracy"
+        ]
+        assert f"predictions agree with {accuracy:.1%} of the labels" in result.stdout
+        run(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "g", *options, "--mean", 0, "--std", 1
+        )  # fmt: skip
+        prepared = Features.load(tmp_path / "g").settings["source"]["preprocess"]
+        assert (prepared["mean"], prepared["std"]) == ([0] * 3, [1] * 3)
+
+    def test_named_architectures_without_normalisation_are_told_of(self, here: Path, tmp_path: Path) -> None:
+        from gradfast.models.cifar_resnet import resnet20
+
+        save_file(resnet20(5).state_dict(), tmp_path / "plain.safetensors")
+        command = ("extract", "cifar_resnet20", here / "dim.npz", "--limit", 4, "--no-progress")
+        command = (*command, "--weights", tmp_path / "plain.safetensors")
+        silent, told = (
+            gradfast(*command, "-o", tmp_path / "a", "--mean", 0.5),
+            gradfast(*command, "-o", tmp_path / "b"),
+        )
+        assert silent.stderr == ""
+        assert told.stderr.startswith("gradfast: images are not normalised")
+
+    def test_labels_of_other_classes_are_not_compared(self, here: Path, tmp_path: Path) -> None:
+        pixels = np.zeros((6, 8, 8, 3), np.uint8)
+        for name, labels in (("none", np.full(6, -1)), ("more", np.arange(6))):
+            np.savez(tmp_path / f"{name}.npz", images=pixels, labels=labels)
+            output = run(
+                "extract", f"{here / 'model.py'}:build", tmp_path / f"{name}.npz", "-o", tmp_path / name, "--no-progress"
+            )  # fmt: skip
+            assert "agree" not in output
+
+    def test_a_finished_one_says_so(self, here: Path) -> None:
+        output = run(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", here / "dim", "--no-progress"
+        )
+        assert "dim: already complete: 80 samples" in output
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--size", "9"), "model: refused an image of shape [3, 9, 9]: mat1 and mat2 shapes"),
+            (("--channels", "1"), "model: refused an image of shape [1, 8, 8]"),
+            (("--device", "foo"), "device: got 'foo'"),
+            (("--device", "cuda:99"), "device: got 'cuda:99'"),
+            (("--actors", "3"), "--actors: got 3 without --ray"),
+        ],
+    )
+    def test_what_the_model_or_the_machine_refuses(
+        self, here: Path, tmp_path: Path, options: tuple[str, ...], message: str
+    ) -> None:
+        result = gradfast(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "f", "--no-progress", *options
+        )  # fmt: skip
+        assert result.exit_code == 2
+        assert message in result.stderr.splitlines()[-1]  # the one before says that images are converted
+        assert not (tmp_path / "f").exists()
+
+    def test_the_folder_of_images_is_no_place_for_features(self, here: Path, tmp_path: Path) -> None:
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        assert f"--out: {tmp_path} holds a.png and no features" in error(
+            "extract", f"{here / 'model.py'}:build", tmp_path, "-o", tmp_path
+        )
+        assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+    def test_interrupted_it_says_what_is_written_and_goes_on(
+        self, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from gradfast.data import ImageSet
+
+        command = (
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "f", "--batch-size", 8,
+            "--rows-per-file", 16, "--no-progress",
+        )  # fmt: skip
+
+        def read(images: ImageSet, i: int) -> object:
+            if i == 60:
+                raise KeyboardInterrupt
+            return getitem(images, i)
+
+        getitem = ImageSet.__getitem__
+        with monkeypatch.context() as patched:
+            patched.setattr(ImageSet, "__getitem__", read)
+            result = gradfast(*command)
+        assert result.exit_code == 130
+        assert (
+            result.stderr
+            == "gradfast: interrupted; the same command goes on (48 of 80 samples are written)\n"
+        )
+        assert "80 samples" in run(*command)
+
+    def test_debug_wherever_it_stands(self, here: Path, tmp_path: Path) -> None:
+        result = gradfast("extract", "nothing", here / "dim.npz", "-o", tmp_path / "f", "--debug")
+        assert result.exit_code == 1
+        assert result.exception is not None
 
 
 class TestFit:

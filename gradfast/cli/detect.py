@@ -40,13 +40,13 @@ def fit(
         list[str] | None, typer.Option(help="Only these: names, prefixes or globs; may be repeated.")
     ] = None,
     test_fraction: Annotated[
-        float, typer.Option(help="Share of every set that is kept from H, to test it.")
+        float, typer.Option(help="Share of each set held out to test the classifier.")
     ] = 0.5,
     splits: Annotated[
         int, typer.Option(min=1, help="Random splits to test on; the detector saved is the first one's.")
     ] = 1,
     tpr: Annotated[float, typer.Option(help="Share of known samples that the threshold accepts.")] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Of the splits and of H.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the splits and of the classifier.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a detector that is there.")] = False,
 ) -> None:
     """Fit a Purview detector to one part of the samples and test it on the other."""

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradfast.cli.parsing import Channels
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -43,7 +45,7 @@ DataOption = Annotated[
 TestOption = Annotated[
     str | None, typer.Option(help="Test images, as DATA. Default: a fifth of DATA is kept for the test.")
 ]
-ChannelsOption = Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).")]
+ChannelsOption = Annotated[Channels, typer.Option(help="1 for grey, 3 for RGB.")]
 
 
 @app.command()
@@ -55,8 +57,10 @@ def train(
     label: Annotated[int, typer.Option(help="The normal class.")] = 0,
     model: Annotated[Model, typer.Option(help="The paper's CAE or VAE.")] = Model.cae,
     test: TestOption = None,
-    channels: ChannelsOption = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="In all; a training found in OUT goes on.")] = 30,
+    channels: ChannelsOption = Channels.grey,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Total number of epochs; a training already in OUT is continued.")
+    ] = 30,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     weight: Annotated[float, typer.Option(help="Of the constraint; 0 is plain training.")] = 0.03,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -77,7 +81,7 @@ def train(
     from gradfast.gradcon.study.scoring import epoch_table, tested_table
     from gradfast.gradcon.training import as_float
 
-    images = _load(data, test, channels)
+    images = _load(data, test, int(channels.value))
     trainer = GradConTrainer(
         make_model(model.value.upper(), images.train.images.shape[1], seed),
         images.normal(label, limit, seed),
@@ -158,7 +162,7 @@ def study(
         typer.Option(help='For the table; "CIFAR-10" has the paper\'s beside it. Default: from DATA.'),
     ] = None,
     test: TestOption = None,
-    channels: ChannelsOption = 1,
+    channels: ChannelsOption = Channels.grey,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for gradcon-NAME.md and .csv.")] = Path(
         "study-gradcon"
     ),
@@ -216,7 +220,7 @@ def study(
     unknown = [m for m in chosen.models if m not in MODELS]
     if unknown:
         raise InputError(f"--model: got {', '.join(unknown)}; wanted {', '.join(MODELS)}")
-    images = _load(data, test, channels, name, (work or out / "work") / "cache")
+    images = _load(data, test, int(channels.value), name, (work or out / "work") / "cache")
     console = Console(stderr=True)
     network = load_model(features, weights) if features is not None else None
     results = run(

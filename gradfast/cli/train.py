@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gradfast.cli.parsing import MODELS
+from gradfast.cli.parsing import MODELS, Channels
 
 
 class Schedule(str, Enum):
@@ -32,11 +32,11 @@ def train(
             help="Images to test on. Default: the test split of torchvision and .npz sets; else a tenth of DATA."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(help="The largest learning rate of the schedule.")] = 0.1,
     weight_decay: Annotated[float, typer.Option(help="On every parameter.")] = 5e-4,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.one_cycle,
+    schedule: Annotated[Schedule, typer.Option(help="How the learning rate changes.")] = Schedule.one_cycle,
     augment: Annotated[bool, typer.Option(help="Random crops and flips.")] = True,
     crop: Annotated[
         int | None,
@@ -52,7 +52,7 @@ def train(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first so many only.")] = None,
     size: Annotated[str | None, typer.Option(help="Resize to 32 (square) or 32,48 (height, width).")] = None,
-    channels: Annotated[int, typer.Option(min=1, max=3, help="1 for grey, 3 for RGB.")] = 3,
+    channels: Annotated[Channels, typer.Option(help="1 for grey, 3 for RGB.")] = Channels.rgb,
     mean: Annotated[str | None, typer.Option(help="Of pixels in [0, 1]. Default: ImageNet's.")] = None,
     std: Annotated[str | None, typer.Option(help="Of pixels in [0, 1]. Default: ImageNet's.")] = None,
     num_classes: Annotated[
@@ -71,9 +71,9 @@ def train(
     side = integers("--size", size)
     preprocess = Preprocess(
         size=side[0] if side is not None and len(side) == 1 else side,  # type: ignore[arg-type]
-        channels=channels,
+        channels=int(channels.value),
     )
-    grey = channels == 1
+    grey = channels is Channels.grey
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,

@@ -28,7 +28,7 @@ class ModelEntry:
         fit: name of the set of training images, for methods that take statistics of them; None leaves such methods out.
         size: side of its square input, in pixels.
         channels: 3 or 1.
-        mean: per channel, subtracted from pixels in [0, 1].
+        mean: per channel, subtracted from pixels in [0, 1]; without mean and std, those that the file of weights tells, if any.
         std: per channel, what the difference is divided by.
         where: how to get the weights.
         paper: what the tutorial calls the network in its tables.

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from gradfast.errors import InputError
-from gradfast.models import load_model
+from gradfast.models import load_model, load_preprocess
 from gradfast.studies.cache import Cache
 from gradfast.studies.catalogue import Located, MissingSetError, locate, locate_file
 from gradfast.studies.columns import Columns, Reader
@@ -111,6 +111,7 @@ def open_subject(bench: Bench, entry: ModelEntry) -> Subject | None:
         if weights is None and entry.weights is not None:
             weights = locate_file(entry.weights, settings.roots, entry.where)
         model = load_model(entry.spec, weights)
+        entry = _normalised_as_trained(entry, weights)
     except MissingSetError as error:
         bench.blank(entry, "", "", error)
         return None
@@ -142,6 +143,16 @@ def open_subject(bench: Bench, entry: ModelEntry) -> Subject | None:
         say=settings.say, progress=settings.progress,
     )  # fmt: skip
     return Subject(bench, entry, model, recipe, inside, reader, methods)
+
+
+def _normalised_as_trained(entry: ModelEntry, weights: Path | None) -> ModelEntry:
+    """The entry with the mean and std that the file of weights tells, unless it declares its own."""
+    trained = None if weights is None else load_preprocess(weights)
+    if trained is None or entry.mean is not None or entry.std is not None:
+        return entry
+    found = trained.settings()
+    mean, std = (None if found[name] is None else tuple(found[name]) for name in ("mean", "std"))
+    return replace(entry, mean=mean, std=std)
 
 
 def limited(images: Images, n: int, name: str | None = None) -> Images:
