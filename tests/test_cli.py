@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from gradfast.cli import app
 from gradfast.cli.detection import fit_and_test
-from gradfast.detectors import Purview, evaluate
+from gradfast.detectors import Detector, Purview, evaluate
 from gradfast.detectors.evaluation import ALL_SETS, LEFT_OUT, NO_OUTLIERS, SAME_SET, Outcome, halves
 from gradfast.features import Features
 
@@ -328,7 +328,53 @@ class TestFit:
         assert "mean [0.5, 0.5, 0.5], not None" in result.stderr
 
 
+class TestMethods:
+    @pytest.mark.parametrize("method", ["norm-mahalanobis", "norm_forest", "norm-mixture", "summed-norms"])
+    def test_without_outliers(self, here: Path, tmp_path: Path, method: str) -> None:
+        output = run("detect", "fit", here / "dim", "-o", tmp_path / "d", "--method", method)
+        assert (
+            "of the known samples that were not fitted to are accepted; the threshold was set for 95%"
+            in output
+        )
+        assert "of 60 samples" in run("detect", "score", tmp_path / "d", here / "bright")
+        shown = run(
+            "detect", "report", tmp_path / "d", here / "dim", here / "bright", "-o", tmp_path / "r.html"
+        )
+        assert "bright" in shown
+
+    def test_one_class_is_tested_on_outliers_that_it_does_not_see(self, here: Path, tmp_path: Path) -> None:
+        study = fit_and_test(
+            here / "dim", [here / "bright", here / "striped"], tmp_path / "d", method="norm-mahalanobis"
+        )
+        assert {o.protocol for o in study.outcomes} == {NO_OUTLIERS}
+        assert Detector.load(tmp_path / "d").n_out_ == 0
+
+    def test_mistakes(self, here: Path, tmp_path: Path) -> None:
+        command = ("detect", "fit", here / "dim", "-o", tmp_path / "d")
+        assert "OUT: got none; wanted features of outliers for purview" in error(*command)
+        assert "norm_mahalanobis" in error(*command, "--method", "norm-mahalnobis")
+        assert "knn reads knn, not norms" in error(*command, "--method", "knn")
+        assert "--head: got mlp with --method norm_forest" in error(
+            *command, "--method", "norm-forest", "--head", "mlp"
+        )
+
+
 class TestScore:
+    def test_names_of_the_images(self, here: Path, detector: Path, tmp_path: Path) -> None:
+        (tmp_path / "images" / "a").mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "images" / "a" / f"{i}.png")
+        run(
+            "extract", f"{here / 'model.py'}:build", tmp_path / "images", "-o", tmp_path / "f", "--limit", 5, "--no-progress"
+        )  # fmt: skip
+        command = ("detect", "score", detector, tmp_path / "f", "-o", tmp_path / "s.csv", "--images")
+        run(*command, tmp_path / "images")
+        table = pyarrow.csv.read_csv(tmp_path / "s.csv")
+        assert table["name"].to_pylist() == [f"a/{i}.png" for i in range(5)]
+        run("detect", "score", detector, here / "dim", "-o", tmp_path / "t.csv", "--images", here / "dim.npz")
+        assert len(set(pyarrow.csv.read_csv(tmp_path / "t.csv")["name"].to_pylist())) == 80
+        assert "is not what these features were extracted from" in error(*command, here / "dim.npz")
+
     @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
     def test_table(self, here: Path, detector: Path, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"scores{suffix}"
