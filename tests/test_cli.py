@@ -238,6 +238,25 @@ class TestExtract:
         )
         assert "80 samples" in run(*command)
 
+    def test_an_unreadable_image_stops_or_is_flagged(self, here: Path, tmp_path: Path) -> None:
+        (tmp_path / "images" / "a").mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "images" / "a" / f"{i}.png")
+        for name in ("0.png", "4.png"):
+            (tmp_path / "images" / "a" / name).write_bytes(b"no image")
+        command = ("extract", f"{here / 'model.py'}:build", tmp_path / "images", "--no-progress", "-o")
+        assert "0.png: not an image" in error(*command, tmp_path / "stopped")
+        result = gradfast(*command, tmp_path / "f", "--on-error", "flag", "--workers", 1)
+        assert result.exit_code == 0, result.output
+        named = "; ".join(str(tmp_path / "images" / "a" / name) for name in ("0.png", "4.png"))
+        assert result.stderr.splitlines()[-1] == f"gradfast: flagged, each a row of NaN: {named}"
+        features = Features.load(tmp_path / "f")
+        assert features.flagged.tolist() == [True, False, False, False, True, False]
+        assert features.labels.tolist() == [-1, 0, 0, 0, -1, 0]
+        for i in range(6):
+            (tmp_path / "images" / "a" / f"{i}.png").write_bytes(b"no image")
+        assert "none of 6 images can be read" in error(*command, tmp_path / "g", "--on-error", "flag")
+
     def test_debug_wherever_it_stands(self, here: Path, tmp_path: Path) -> None:
         result = gradfast("extract", "nothing", here / "dim.npz", "-o", tmp_path / "f", "--debug")
         assert result.exit_code == 1

@@ -35,6 +35,13 @@ class Loss(str, Enum):
     mse = "mse"
 
 
+class OnError(str, Enum):
+    """What an unreadable image does."""
+
+    stop = "stop"
+    flag = "flag"
+
+
 class Dtype(str, Enum):
     """Compute dtypes."""
 
@@ -112,6 +119,12 @@ def extract(
         str, typer.Option(help="Which split to read from .npz files and torchvision sets.")
     ] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    on_error: Annotated[
+        OnError,
+        typer.Option(
+            help="An image that cannot be read stops the run, or is flagged: a row of NaN, named at the end."
+        ),
+    ] = OnError.stop,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0,
     rows_per_file: Annotated[
         int,
@@ -152,7 +165,8 @@ def extract(
     folder = as_path(out)
     finished = _is_finished(folder)
     preprocess = _preprocess(model, weights, size, channels, mean, std, jpeg_quality, tell=not rank)
-    images = open_images(data, preprocess, split=split, limit=limit)
+    unreadable = "raise" if on_error is OnError.stop else "flag"
+    images = open_images(data, preprocess, split=split, limit=limit, on_error=unreadable)
     options: dict[str, Any] = {
         "contrast": contrast.value,
         "loss": None if loss is None else loss.value,
@@ -191,6 +205,7 @@ def extract(
     n, rows, columns = features.shape
     already = "already complete: " if finished else ""
     print(f"{out}: {already}{n:,} samples x {rows} contrast rows x {columns} layers")
+    _name_flagged(features, images)
     agreement = _agreement(features, images)
     if agreement is not None:
         print(f"predictions agree with {agreement:.1%} of the labels")
@@ -288,6 +303,15 @@ def _goes_on(folder: Path, samples: int) -> str:
     except (GradfastError, OSError):  # interrupted in the middle of one, or by its last
         return "; the same command goes on"
     return f"; the same command goes on ({written:,} of {samples:,} samples are written)"
+
+
+def _name_flagged(features: Features, images: ImageSet) -> None:
+    from gradfast.cli.parsing import note
+
+    index = features.index[features.flagged].tolist()
+    if index:
+        more = f"; and {len(index) - 20:,} more" if len(index) > 20 else ""
+        note(f"flagged, each a row of NaN: {'; '.join(map(images.where, index[:20]))}{more}")
 
 
 def _agreement(features: Features, images: ImageSet) -> float | None:
