@@ -66,7 +66,8 @@ def extract(
         Path | None, typer.Option(help="Local .safetensors or state dict of the model.")
     ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=1, help="Of a named architecture, if not as in its weights.")
+        int | None,
+        typer.Option(min=1, help="Number of classes of a named architecture. Default: as in its weights."),
     ] = None,
     contrast: Annotated[Contrast, typer.Option(help="What each sample is held against.")] = Contrast.one_hot,
     loss: Annotated[
@@ -82,7 +83,9 @@ def extract(
         list[str] | None,
         typer.Option(help="Parameter names, prefixes or globs; may be repeated. Default: all."),
     ] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="To compute in. Default: the model's own.")] = None,
+    dtype: Annotated[
+        Dtype | None, typer.Option(help="Data type to compute in. Default: the model's own.")
+    ] = None,
     memory_budget: Annotated[
         str | None,
         typer.Option(help="Upper bound on the memory for activations and cotangents, such as 2GB."),
@@ -90,7 +93,9 @@ def extract(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 64,
     device: Annotated[
         str | None,
-        typer.Option(help="Such as cuda:0; cuda is, under torchrun, each rank's own. Default: the CPU."),
+        typer.Option(
+            help="Where to compute, such as cuda:0; under torchrun, cuda is each rank's own. Default: the CPU."
+        ),
     ] = None,
     size: Annotated[
         str | None,

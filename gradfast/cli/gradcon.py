@@ -61,10 +61,14 @@ def train(
     epochs: Annotated[
         int, typer.Option(min=1, help="Total number of epochs; a training already in OUT is continued.")
     ] = 30,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    weight: Annotated[float, typer.Option(help="Of the constraint; 0 is plain training.")] = 0.03,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    limit: Annotated[int | None, typer.Option(min=10, help="Normal training images.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    weight: Annotated[
+        float, typer.Option(help="Weight of the constraint in the loss; 0 is plain training.")
+    ] = 0.03,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches and draws.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=10, help="Normal training images to use at most. Default: all.")
+    ] = None,
     plots: Annotated[
         bool, typer.Option(help="Write reconstructions, histograms, ROC and training curves.")
     ] = True,
@@ -127,9 +131,9 @@ def score(
     out: Annotated[Path, typer.Option("--out", "-o", help="Table of the scores: .csv or .parquet.")] = Path(
         "scores.csv"
     ),
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    weight: Annotated[float, typer.Option(help="Of the gradient score in the combined one.")] = 0.12,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many images.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    weight: Annotated[float, typer.Option(help="Weight of the gradient score in the combined one.")] = 0.12,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many images.")] = None,
     normal: Annotated[
         str | None,
         typer.Option(
@@ -159,7 +163,9 @@ def study(
     data: DataOption = "digits",
     name: Annotated[
         str | None,
-        typer.Option(help='For the table; "CIFAR-10" has the paper\'s beside it. Default: from DATA.'),
+        typer.Option(
+            help='Name of the set in the table; "CIFAR-10" has the paper\'s figures beside it. Default: from DATA.'
+        ),
     ] = None,
     test: TestOption = None,
     channels: ChannelsOption = Channels.grey,
@@ -173,17 +179,22 @@ def study(
         ProfileName, typer.Option(help="quick (minutes) or full (hours).")
     ] = ProfileName.quick,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="In place of the profile's; more than before trains on.")
+        int | None, typer.Option(min=1, help="Epochs, in place of the profile's; more than before trains on.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=10, help="Normal training images, in place of the profile's.")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="The paper's; fewer images want smaller batches.")
+        int,
+        typer.Option(
+            min=1, help="Images per step, by default as in the paper; fewer images want smaller batches."
+        ),
     ] = 64,
-    seeds: Annotated[int | None, typer.Option(min=1, help="In place of the profile's.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds, in place of the profile's.")
+    ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
+        list[str] | None, typer.Option(help="Only this of CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
     ] = None,
     label: Annotated[list[int] | None, typer.Option(help="Only this normal class; may be repeated.")] = None,
     features: Annotated[

@@ -44,9 +44,11 @@ def study(
         typer.Option(help="This method in place of the study's own, such as purview-mlp; may be repeated."),
     ] = None,
     profile: Annotated[str, typer.Option(help="quick (minutes) or full.")] = "quick",
-    images: Annotated[int | None, typer.Option(min=4, help="Per set, in place of the profile's.")] = None,
+    images: Annotated[
+        int | None, typer.Option(min=4, help="Images per set, in place of the profile's.")
+    ] = None,
     splits: Annotated[
-        int | None, typer.Option(min=1, help="Random halves, in place of the profile's.")
+        int | None, typer.Option(min=1, help="Number of random halves, in place of the profile's.")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Random seed of draws, attacks, corruptions and splits.")
