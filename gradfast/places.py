@@ -26,7 +26,7 @@ def as_path(place: str | os.PathLike[str]) -> Path:
         except (ImportError, ValueError) as error:
             raise InputError(
                 f"{place}: cannot be opened ({error}); wanted a path, or a URL whose fsspec file system is installed: "
-                "pip install 'gradfast[remote]' and, for example, s3fs or gcsfs"
+                "pip install '.[remote]' in gradfast's checkout and, for example, s3fs or gcsfs"
             ) from error
         return cast(Path, path)
     return place if is_remote(place) else Path(place)  # type: ignore[return-value]

@@ -15,11 +15,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from gradfast.cli import app
 from gradfast.cli.detection import fit_and_test
-from gradfast.detectors import Purview, evaluate
+from gradfast.detectors import Detector, Purview, evaluate
 from gradfast.detectors.evaluation import ALL_SETS, LEFT_OUT, NO_OUTLIERS, SAME_SET, Outcome, halves
 from gradfast.features import Features
 
@@ -130,6 +131,137 @@ class TestExtract:
         )
         assert "contrast" in line
 
+    def test_images_are_prepared_as_the_weights_say(self, here: Path, tmp_path: Path) -> None:
+        """The accuracy after `train` is that of `extract`, without a word about mean and std."""
+        run(
+            "train", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "run", "--epochs", 1, "--mean", 0.2,
+            "--std", "0.2,0.3,0.4", "--no-progress",
+        )  # fmt: skip
+        weights = tmp_path / "run" / "weights.safetensors"
+        options = ("--weights", weights, "--no-progress")
+        result = gradfast(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "f", *options
+        )
+        assert result.exit_code == 0, result.output
+        told = "size 8,8; channels 3; mean 0.2,0.2,0.2; std 0.2,0.3,0.4"
+        assert result.stderr == f"gradfast: images are prepared as {weights} says: {told}\n"
+        prepared = Features.load(tmp_path / "f").settings["source"]["preprocess"]
+        assert (prepared["mean"], prepared["std"]) == ([0.2] * 3, [0.2, 0.3, 0.4])
+        accuracy = json.loads((tmp_path / "run" / "training.json").read_text())["history"][-1][
+            "test_accuracy"
+        ]
+        assert f"predictions agree with {accuracy:.1%} of the labels" in result.stdout
+        run(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "g", *options, "--mean", 0, "--std", 1
+        )  # fmt: skip
+        prepared = Features.load(tmp_path / "g").settings["source"]["preprocess"]
+        assert (prepared["mean"], prepared["std"]) == ([0] * 3, [1] * 3)
+
+    def test_named_architectures_without_normalisation_are_told_of(self, here: Path, tmp_path: Path) -> None:
+        from gradfast.models.cifar_resnet import resnet20
+
+        save_file(resnet20(5).state_dict(), tmp_path / "plain.safetensors")
+        command = ("extract", "cifar_resnet20", here / "dim.npz", "--limit", 4, "--no-progress")
+        command = (*command, "--weights", tmp_path / "plain.safetensors")
+        silent, told = (
+            gradfast(*command, "-o", tmp_path / "a", "--mean", 0.5),
+            gradfast(*command, "-o", tmp_path / "b"),
+        )
+        assert silent.stderr == ""
+        assert told.stderr.startswith("gradfast: images are not normalised")
+
+    def test_labels_of_other_classes_are_not_compared(self, here: Path, tmp_path: Path) -> None:
+        pixels = np.zeros((6, 8, 8, 3), np.uint8)
+        for name, labels in (("none", np.full(6, -1)), ("more", np.arange(6))):
+            np.savez(tmp_path / f"{name}.npz", images=pixels, labels=labels)
+            output = run(
+                "extract", f"{here / 'model.py'}:build", tmp_path / f"{name}.npz", "-o", tmp_path / name, "--no-progress"
+            )  # fmt: skip
+            assert "agree" not in output
+
+    def test_a_finished_one_says_so(self, here: Path) -> None:
+        output = run(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", here / "dim", "--no-progress"
+        )
+        assert "dim: already complete: 80 samples" in output
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("--size", "9"), "model: refused an image of shape [3, 9, 9]: mat1 and mat2 shapes"),
+            (("--channels", "1"), "model: refused an image of shape [1, 8, 8]"),
+            (("--device", "foo"), "device: got 'foo'"),
+            (("--device", "cuda:99"), "device: got 'cuda:99'"),
+            (("--actors", "3"), "--actors: got 3 without --ray"),
+        ],
+    )
+    def test_what_the_model_or_the_machine_refuses(
+        self, here: Path, tmp_path: Path, options: tuple[str, ...], message: str
+    ) -> None:
+        result = gradfast(
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "f", "--no-progress", *options
+        )  # fmt: skip
+        assert result.exit_code == 2
+        assert message in result.stderr.splitlines()[-1]  # the one before says that images are converted
+        assert not (tmp_path / "f").exists()
+
+    def test_the_folder_of_images_is_no_place_for_features(self, here: Path, tmp_path: Path) -> None:
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+        assert f"--out: {tmp_path} holds a.png and no features" in error(
+            "extract", f"{here / 'model.py'}:build", tmp_path, "-o", tmp_path
+        )
+        assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+    def test_interrupted_it_says_what_is_written_and_goes_on(
+        self, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from gradfast.data import ImageSet
+
+        command = (
+            "extract", f"{here / 'model.py'}:build", here / "dim.npz", "-o", tmp_path / "f", "--batch-size", 8,
+            "--rows-per-file", 16, "--no-progress",
+        )  # fmt: skip
+
+        def read(images: ImageSet, i: int) -> object:
+            if i == 60:
+                raise KeyboardInterrupt
+            return getitem(images, i)
+
+        getitem = ImageSet.__getitem__
+        with monkeypatch.context() as patched:
+            patched.setattr(ImageSet, "__getitem__", read)
+            result = gradfast(*command)
+        assert result.exit_code == 130
+        assert (
+            result.stderr
+            == "gradfast: interrupted; the same command goes on (48 of 80 samples are written)\n"
+        )
+        assert "80 samples" in run(*command)
+
+    def test_an_unreadable_image_stops_or_is_flagged(self, here: Path, tmp_path: Path) -> None:
+        (tmp_path / "images" / "a").mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "images" / "a" / f"{i}.png")
+        for name in ("0.png", "4.png"):
+            (tmp_path / "images" / "a" / name).write_bytes(b"no image")
+        command = ("extract", f"{here / 'model.py'}:build", tmp_path / "images", "--no-progress", "-o")
+        assert "0.png: not an image" in error(*command, tmp_path / "stopped")
+        result = gradfast(*command, tmp_path / "f", "--on-error", "flag", "--workers", 1)
+        assert result.exit_code == 0, result.output
+        named = "; ".join(str(tmp_path / "images" / "a" / name) for name in ("0.png", "4.png"))
+        assert result.stderr.splitlines()[-1] == f"gradfast: flagged, each a row of NaN: {named}"
+        features = Features.load(tmp_path / "f")
+        assert features.flagged.tolist() == [True, False, False, False, True, False]
+        assert features.labels.tolist() == [-1, 0, 0, 0, -1, 0]
+        for i in range(6):
+            (tmp_path / "images" / "a" / f"{i}.png").write_bytes(b"no image")
+        assert "none of 6 images can be read" in error(*command, tmp_path / "g", "--on-error", "flag")
+
+    def test_debug_wherever_it_stands(self, here: Path, tmp_path: Path) -> None:
+        result = gradfast("extract", "nothing", here / "dim.npz", "-o", tmp_path / "f", "--debug")
+        assert result.exit_code == 1
+        assert result.exception is not None
+
 
 class TestFit:
     def test_report_results_and_detector(self, here: Path, detector: Path) -> None:
@@ -215,7 +347,53 @@ class TestFit:
         assert "mean [0.5, 0.5, 0.5], not None" in result.stderr
 
 
+class TestMethods:
+    @pytest.mark.parametrize("method", ["norm-mahalanobis", "norm_forest", "norm-mixture", "summed-norms"])
+    def test_without_outliers(self, here: Path, tmp_path: Path, method: str) -> None:
+        output = run("detect", "fit", here / "dim", "-o", tmp_path / "d", "--method", method)
+        assert (
+            "of the known samples that were not fitted to are accepted; the threshold was set for 95%"
+            in output
+        )
+        assert "of 60 samples" in run("detect", "score", tmp_path / "d", here / "bright")
+        shown = run(
+            "detect", "report", tmp_path / "d", here / "dim", here / "bright", "-o", tmp_path / "r.html"
+        )
+        assert "bright" in shown
+
+    def test_one_class_is_tested_on_outliers_that_it_does_not_see(self, here: Path, tmp_path: Path) -> None:
+        study = fit_and_test(
+            here / "dim", [here / "bright", here / "striped"], tmp_path / "d", method="norm-mahalanobis"
+        )
+        assert {o.protocol for o in study.outcomes} == {NO_OUTLIERS}
+        assert Detector.load(tmp_path / "d").n_out_ == 0
+
+    def test_mistakes(self, here: Path, tmp_path: Path) -> None:
+        command = ("detect", "fit", here / "dim", "-o", tmp_path / "d")
+        assert "OUT: got none; wanted features of outliers for purview" in error(*command)
+        assert "norm_mahalanobis" in error(*command, "--method", "norm-mahalnobis")
+        assert "knn reads knn, not norms" in error(*command, "--method", "knn")
+        assert "--head: got mlp with --method norm_forest" in error(
+            *command, "--method", "norm-forest", "--head", "mlp"
+        )
+
+
 class TestScore:
+    def test_names_of_the_images(self, here: Path, detector: Path, tmp_path: Path) -> None:
+        (tmp_path / "images" / "a").mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(tmp_path / "images" / "a" / f"{i}.png")
+        run(
+            "extract", f"{here / 'model.py'}:build", tmp_path / "images", "-o", tmp_path / "f", "--limit", 5, "--no-progress"
+        )  # fmt: skip
+        command = ("detect", "score", detector, tmp_path / "f", "-o", tmp_path / "s.csv", "--images")
+        run(*command, tmp_path / "images")
+        table = pyarrow.csv.read_csv(tmp_path / "s.csv")
+        assert table["name"].to_pylist() == [f"a/{i}.png" for i in range(5)]
+        run("detect", "score", detector, here / "dim", "-o", tmp_path / "t.csv", "--images", here / "dim.npz")
+        assert len(set(pyarrow.csv.read_csv(tmp_path / "t.csv")["name"].to_pylist())) == 80
+        assert "is not what these features were extracted from" in error(*command, here / "dim.npz")
+
     @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
     def test_table(self, here: Path, detector: Path, tmp_path: Path, suffix: str) -> None:
         path = tmp_path / f"scores{suffix}"

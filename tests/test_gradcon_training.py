@@ -147,6 +147,11 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"label: got 7 .*a class with no images; wanted one of 0, 1"):
             one_class(images(4), torch.tensor([0, 1, 1, 0]), 7)
 
+    def test_images_of_another_shape_than_the_models(self) -> None:
+        for model, shape in ((ConvAutoencoder(1), (4, 3, 28, 28)), (ConvVAE(3), (4, 3, 32, 32))):
+            with pytest.raises(InputError, match=r"wanted \[B, [13], 28, 28\], for which this Conv"):
+                GradConTrainer(model, torch.rand(*shape))
+
     def test_no_images(self) -> None:
         with pytest.raises(InputError, match="x: got"):
             GradConTrainer(ConvAutoencoder(1, SIZE), images()[:0])

@@ -53,6 +53,28 @@ class TestEntry:
         assert model(torch.zeros(1, 3)).shape == (1, 2)
         assert not any(module.training for module in model.modules())
 
+    def test_a_file_finds_its_neighbours(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """At its top and while it builds the model, from any working directory; the path is left as it was."""
+        (tmp_path / "beside.py").write_text("width = 4")
+        (tmp_path / "later.py").write_text("outputs = 2")
+        (tmp_path / "main_file.py").write_text(
+            "import torch, beside\ndef net():\n    import later\n    return torch.nn.Linear(beside.width, later.outputs)"
+        )
+        for name in ("beside", "later", "main_file"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        before = list(sys.path)
+        assert load_model(f"{tmp_path / 'main_file.py'}:net")(torch.zeros(1, 4)).shape == (1, 2)
+        assert sys.path == before
+
+    @pytest.mark.parametrize("device", ["cuda:99", "foo"])
+    def test_a_device_that_is_not_there(self, entry: Path, device: str) -> None:
+        with pytest.raises(InputError, match=f"device: got '{device}'"):
+            load_model("users_own:net", device=device)
+
+    def test_a_name_without_its_scheme(self) -> None:
+        with pytest.raises(InputError, match="nearest: torchvision:resnet18;"):
+            load_model("resnet18")
+
     def test_takes_weights(self, entry: Path) -> None:
         model = load_model("users_own:net")
         state = {name: value + 1 for name, value in model.state_dict().items()}

@@ -6,6 +6,7 @@ Escaping in reports: test_report. Types in saved detectors: test_detectors. Pick
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import pickle
@@ -92,7 +93,7 @@ class TestSource:
             for path, tree in SOURCES.items()
             if "load_model" in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         }
-        # The workbench's names come from the table of its own source.
+        # The workbench's come from the table of its own source, or from `spec` of a declaration: see TestDeclarations.
         commands = {p for p in calling if p.startswith("cli/") or p.endswith("/command.py")}
         assert calling - commands <= {"studies/workbench.py"}
 
@@ -134,6 +135,75 @@ class TestPickles:
         with pytest.raises((GradfastError, zipfile.BadZipFile)):
             Purview.load(tmp_path / "d")
         assert not (tmp_path / "trace").exists()
+
+
+class TestDeclarations:
+    """A study's TOML names code by `spec`, and by no other key."""
+
+    TEXT = """
+title = "a"
+outside = ["unknown"]
+methods = ["max-softmax"]
+[[models]]
+name = "net"
+spec = "GOOD"
+inside = "known"
+fit = "known"
+where = "b"
+paper = "c"
+size = 4
+[[sets]]
+name = "known"
+data = "known.npz"
+split = "test"
+where = "d"
+[[sets]]
+name = "unknown"
+data = ["unknown.npz"]
+paper = "e"
+"""
+
+    @pytest.mark.parametrize(
+        ("old", "runs"),
+        [
+            ('spec = "GOOD"', True),
+            ('title = "a"', False),
+            ('outside = ["unknown"]', False),
+            ('methods = ["max-softmax"]', False),
+            ('name = "net"', False),
+            ('inside = "known"', False),
+            ('fit = "known"', False),
+            ('where = "b"', False),
+            ('paper = "c"', False),
+            ('weights = ""', False),
+            ('data = "known.npz"', False),
+            ('split = "test"', False),
+            ('where = "d"', False),
+            ('data = ["unknown.npz"]', False),
+        ],
+    )
+    def test_spec_alone_is_code(self, tmp_path: Path, old: str, runs: bool) -> None:
+        from gradfast.studies import Profile, Settings, read_declaration, run_study
+
+        code = "import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))\n"
+        (tmp_path / "good.py").write_text(code)
+        (tmp_path / "evil.py").write_text(f"{code}open({str(tmp_path / 'trace')!r}, 'w').close()\n")
+        for name in ("known", "unknown"):
+            np.savez(
+                tmp_path / f"{name}.npz", images=np.zeros((8, 4, 4, 3), np.uint8), labels=np.arange(8) % 2
+            )
+        evil = f'"{tmp_path / "evil.py"}:net"'
+        key, _, value = old.partition(" = ")
+        new = f"{key} = [{evil}]" if value.startswith("[") else f"{key} = {evil}"
+        text = (
+            self.TEXT.replace('paper = "c"', 'paper = "c"\nweights = ""') if key == "weights" else self.TEXT
+        )
+        text = text.replace(old, new, 1).replace("GOOD", f"{tmp_path / 'good.py'}:net")
+        (tmp_path / "mine.toml").write_text(text)
+        with contextlib.suppress(GradfastError):
+            declared = read_declaration(tmp_path / "mine.toml")
+            run_study(declared, Profile(8, 8, 1), Settings(roots=(tmp_path,), cache=tmp_path / "cache"))
+        assert (tmp_path / "trace").exists() == runs
 
 
 class TestPaths:

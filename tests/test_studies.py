@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gradfast.cli import app
 from gradfast.errors import InputError
@@ -380,6 +380,66 @@ def test_command_line_runs_a_declaration(
     assert (tmp_path / "out" / "mine.html").is_file()
     bad = CliRunner().invoke(app, ["study", "odd", *options])
     assert bad.exit_code == 2
+
+
+BESIDE = """
+outside = ["inverse"]
+methods = ["purview_all_ones", "max-softmax"]
+[[models]]
+name = "net"
+spec = "nets.py:net"
+weights = "net.safetensors"
+inside = "digits"
+size = 8
+channels = 1
+[[sets]]
+name = "digits"
+[[sets]]
+name = "inverse"
+data = "inverse.npz"
+"""
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["study", *map(str, arguments), "--no-progress"])
+
+
+def test_what_lies_beside_the_declaration_is_found(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model, weights and sets, from another working directory; methods in either spelling."""
+    for name in ("nets.py", "net.safetensors", "digits.npz", "inverse.npz"):
+        (tmp_path / "there" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "there" / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "there" / "mine.toml").write_text(BESIDE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = ("--images", 20, "--splits", 1)
+    result = command("there/mine.toml", *options)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "study-mine" / "mine.html").is_file()
+    assert "max-softmax" in (tmp_path / "study-mine" / "mine.csv").read_text()
+    (tmp_path / "there" / "nets.py").unlink()
+    lost = command("there/mine.toml", *options)
+    assert lost.exit_code == 2
+    assert "there is no nets.py: looked in the working directory, there" in lost.stderr
+
+
+def test_a_study_without_data_measures_nothing_and_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = command("ood")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert not (tmp_path / "study-ood").exists()
+    said = " ".join(result.stderr.split())
+    assert (
+        said.count("the images of cifar10 are not on disk: no cifar10-test.parquet or torchvision:CIFAR10")
+        == 1
+    )
+    assert "in data; give --data cifar10=PATH" in said
+    assert "not in the profile quick (--profile full)" in said
+    assert "gradfast: error: study: nothing of ood was measured" in said
 
 
 KILLED = """

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from gradfast.cli import app
-from gradfast.data import Pixels
+from gradfast.data import Pixels, Preprocess
 from gradfast.errors import InputError
-from gradfast.models import load_model
+from gradfast.models import load_model, load_preprocess
 from gradfast.store.errors import CorruptError, MismatchError
 from gradfast.training import SCHEDULES, Recipe, TrainingError, train
 from gradfast.training.batches import epoch_batches
@@ -93,6 +93,23 @@ class TestRun:
         assert stored.keys() == Small().state_dict().keys()
         assert all(torch.equal(value, stored[name]) for name, value in result.model.state_dict().items())
         assert not result.model.training
+
+    def test_weights_say_how_images_were_prepared(self, tmp_path: Path) -> None:
+        recipe = Recipe(epochs=1, batch_size=16, mean=(0.5,), std=(0.1, 0.2, 0.3))
+        prepared = Preprocess((8, 8), 3, (0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
+        assert load_preprocess(run(tmp_path, recipe).weights) == prepared
+        assert torch.allclose(
+            prepared(DATA.bytes[0]), recipe.normalise(DATA.bytes[:1])[0], rtol=1e-6, atol=1e-6
+        )
+
+    def test_weights_of_others_say_nothing(self, tmp_path: Path) -> None:
+        save_file(Small().state_dict(), tmp_path / "plain.safetensors", {"format": "pt"})
+        torch.save(Small().state_dict(), tmp_path / "plain.pt")
+        save_file(Small().state_dict(), tmp_path / "odd.safetensors", {"gradfast.preprocess": "[1]"})
+        assert load_preprocess(tmp_path / "plain.safetensors") is None
+        assert load_preprocess(tmp_path / "plain.pt") is None
+        with pytest.raises(InputError, match=r"odd\.safetensors: its header's gradfast\.preprocess"):
+            load_preprocess(tmp_path / "odd.safetensors")
 
     def test_leaves_the_random_state(self, tmp_path: Path) -> None:
         state = torch.get_rng_state()

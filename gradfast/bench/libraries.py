@@ -1,6 +1,6 @@
 """Other libraries' ways to the same norms, each as its documentation would have it used.
 
-None of them is needed by gradfast; `pip install 'gradfast[bench]'` brings them. What a library has no rule for is NaN in its
+None of them is needed by gradfast; `pip install '.[bench]'` brings them. What a library has no rule for is NaN in its
 result; a model that it cannot run at all raises there.
 """
 

@@ -28,13 +28,18 @@ __all__ = ["app", "main"]
 class _Root(TyperGroup):
     """Turns the errors that gradfast raises on purpose into one line."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--debug" in args:  # of the root, but wherever it stands
+            args = ["--debug", *(argument for argument in args if argument != "--debug")]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _one_line
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("gradfast: interrupted", file=sys.stderr)
+        except KeyboardInterrupt as interrupt:
+            print(f"gradfast: interrupted{interrupt}", file=sys.stderr)
             raise typer.Exit(130) from None
         except Exception as error:
             if ctx.params.get("debug") or not _is_foreseen(error):

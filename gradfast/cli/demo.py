@@ -12,7 +12,9 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for report.html.")] = Path(
         "gradfast-demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, help="Of the training, the corruptions and the splits.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of the training, the corruptions and the splits.")
+    ] = 0,
 ) -> None:
     """Train a digit classifier, and let gradient norms tell which images it does not know. Needs no data."""
     from rich.console import Console

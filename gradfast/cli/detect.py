@@ -33,30 +33,43 @@ OutDirs = Annotated[
 @app.command()
 def fit(
     in_dir: InDir,
-    out_dirs: OutDirs,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for the detector and its report.")],
-    head: Annotated[Head, typer.Option(help="The classifier H of the norms.")] = Head.logistic,
+    out_dirs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Features of samples that it does not know, one per set; a method that needs none is only tested on them."
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="purview, purview-mlp or purview-boosting, which learn from outliers; norm-mahalanobis, norm-mixture, norm-forest or"
+            " summed-norms, which need none."
+        ),
+    ] = "purview",
+    head: Annotated[Head | None, typer.Option(help="The classifier H of purview. Default: logistic.")] = None,
     layers: Annotated[
         list[str] | None, typer.Option(help="Only these: names, prefixes or globs; may be repeated.")
     ] = None,
     test_fraction: Annotated[
-        float, typer.Option(help="Share of every set that is kept from H, to test it.")
+        float, typer.Option(help="Share of each set held out to test the classifier.")
     ] = 0.5,
     splits: Annotated[
         int, typer.Option(min=1, help="Random splits to test on; the detector saved is the first one's.")
     ] = 1,
     tpr: Annotated[float, typer.Option(help="Share of known samples that the threshold accepts.")] = 0.95,
-    seed: Annotated[int, typer.Option(min=0, help="Of the splits and of H.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the splits and of the classifier.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a detector that is there.")] = False,
 ) -> None:
-    """Fit a Purview detector to one part of the samples and test it on the other."""
+    """Fit a detector to one part of the samples and test it on the other."""
     from gradfast.cli.detection import fit_and_test
 
     study = fit_and_test(
         in_dir,
-        out_dirs,
+        out_dirs or [],
         out,
-        head=head.value,
+        method=method,
+        head=None if head is None else head.value,
         layers=layers or None,
         test_fraction=test_fraction,
         splits=splits,
@@ -65,7 +78,13 @@ def fit(
         overwrite=overwrite,
     )
     _show(study)
-    print(f"detector: {out}   report: {study.report}")
+    if study.report is None:
+        print(
+            f"{study.accepted:.1%} of the known samples that were not fitted to are accepted; the threshold was set for {tpr:.0%}"
+        )
+        print(f"detector: {out}")
+    else:
+        print(f"detector: {out}   report: {study.report}")
 
 
 @app.command()
@@ -75,11 +94,19 @@ def score(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Table of all scores: .csv or .parquet.")
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="The images that the features are of, as for extract: adds their names to the table.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="With --images, the split that was extracted.")] = "test",
 ) -> None:
     """Score samples: higher = more out of distribution."""
     from gradfast.cli.detection import score_table, write_scores
 
-    table, threshold = score_table(detector_dir, features_dir)
+    table, threshold = score_table(detector_dir, features_dir, images, split)
     if out is not None:
         write_scores(table, out)
     n, outside = table.num_rows, sum(table["out"].to_pylist())

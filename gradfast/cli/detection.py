@@ -5,9 +5,8 @@ from __future__ import annotations
 import shlex
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from gradfast.detectors import MaximumSoftmax, Purview, evaluate
+from gradfast.data import ConversionWarning, open_images
+from gradfast.data.fingerprint import of_dataset
+from gradfast.detectors import Detector, MaximumSoftmax, Purview, evaluate
 from gradfast.detectors.evaluation import (
     AS_SAVED,
     NO_OUTLIERS,
@@ -29,6 +30,8 @@ from gradfast.detectors.evaluation import (
 )
 from gradfast.detectors.inputs import schema_of
 from gradfast.detectors.persistence import require_free
+from gradfast.detectors.registry import METHODS, NORMS
+from gradfast.detectors.registry import method as method_of
 from gradfast.errors import InputError
 from gradfast.features import Features
 from gradfast.report import NormProfile, detection_page, write_page
@@ -42,10 +45,14 @@ _SOFTMAX = "maximum softmax"
 
 @dataclass(frozen=True)
 class Study:
-    """All outcomes of a test, and where its report is."""
+    """All outcomes of a test, and where its report is; of a detector that was given no outliers, none and nowhere.
+
+    `accepted`: the share of the known test samples that the detector fitted accepts; None of a saved one.
+    """
 
     outcomes: tuple[Outcome, ...]
-    report: Path
+    report: Path | None
+    accepted: float | None = None
 
 
 def fit_and_test(
@@ -53,7 +60,8 @@ def fit_and_test(
     out_dirs: Sequence[Path],
     out: Path,
     *,
-    head: str = "logistic",
+    method: str = "purview",
+    head: str | None = None,
     layers: Sequence[str] | None = None,
     test_fraction: float = 0.5,
     splits: int = 1,
@@ -61,16 +69,27 @@ def fit_and_test(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Study:
-    """Fits a Purview detector to one part of every set, saves it with a report, and tests on the other part.
+    """Fits a detector of norms to one part of every set, saves it with a report, and tests on the other part.
 
-    With several outlier sets the detector learns from all of them; how it would do on each without having
-    seen its kind is reported beside. The detector saved is that of the first split.
+    With several outlier sets a detector that learns from outliers learns from all of them; how it would do on each without
+    having seen its kind is reported beside. One that does not is tested on them, and needs none. The detector saved is that
+    of the first split.
+
+    Raises:
+        InputError: no such method of norms, no outliers where it learns from them, or sets that do not fit together.
     """
     require_free(out, overwrite)
+    make = _maker(method, head, {"tpr": tpr, "random_state": seed})
+    learns = make().learns
+    if learns and not out_dirs:
+        raise InputError(
+            f"OUT: got none; wanted features of outliers for {method}, or --method {' or '.join(_one_class())}, which need none"
+        )
     inside, outside = _load_sets(in_dir, out_dirs, layers)
-    make = partial(Purview, head, tpr=tpr, random_state=seed)
-    name = _purview_name(inside)
-    methods = [Method(name, partial(make, folds=None), inside, outside)]
+    if not outside:
+        return _fit_alone(make(), inside, out, test_fraction, seed, overwrite)
+    name = _name(make(), inside)
+    methods = [Method(name, lambda: make(folds=None), inside, outside, learns=learns)]
     if inside.logits is not None:
         methods.append(Method(_SOFTMAX, MaximumSoftmax, inside, outside, learns=False))
     outcomes = run_protocols(
@@ -81,24 +100,27 @@ def fit_and_test(
     for label, features in (("", inside), *outside.items()):
         fit_rows, test_rows = halves(len(features), test_fraction, seed)
         fitted[label], tested[label] = features[fit_rows], features[test_rows]
-    detector = make().fit(fitted.pop(""), concatenate(list(fitted.values())))
+    known = fitted.pop("")
+    detector = make().fit(known, concatenate(list(fitted.values())) if learns else None)
     detector.save(out, overwrite=overwrite)
     write_outcomes(outcomes, out)
     accepted = 1 - detector.predict(tested.pop("")).mean()
     caught = {label: detector.predict(features).mean() for label, features in tested.items()}
 
+    what = f"classifier H: {detector.head}" if isinstance(detector, Purview) else _title(detector)
     many = f"; figures are means over {splits} random splits" if splits > 1 else ""
     facts = [
-        ("classifier H", f"{head}, fitted to {detector.n_in_:,} known samples and {detector.n_out_:,} outliers"),
+        ("detector", f"{what}, fitted to {detector.n_in_:,} known samples and {detector.n_out_:,} outliers"),
         ("split", f"{test_fraction:.0%} of every set kept for the test, seed {seed}{many}"),
-        ("threshold", f"score {detector.threshold_:.4g}, set by cross-validation to accept {tpr:.0%} of known samples;"
+        ("threshold", f"score {detector.threshold_:.4g}, set to accept {tpr:.0%} of known samples;"
          f" on test samples it accepts {accepted:.1%}"),
         ("caught at it", ", ".join(f"{label}: {share:.1%}" for label, share in caught.items())),
         *_facts(in_dir.resolve().name, inside, outside),
     ]  # fmt: skip
     options: dict[str, Sequence[object]] = {
         "--out": [out],
-        "--head": [head],
+        "--method": [method],
+        "--head": [head] if head else [],
         "--layers": layers or [],
         "--test-fraction": [test_fraction],
     }
@@ -112,15 +134,50 @@ def fit_and_test(
         facts=facts,
         command=_command("fit", [in_dir, *out_dirs], options),
     )
-    return Study(tuple(outcomes), write_page(page, out / "report.html"))
+    return Study(tuple(outcomes), write_page(page, out / "report.html"), float(accepted))
+
+
+def _fit_alone(
+    detector: Detector, inside: Features, out: Path, test_fraction: float, seed: int, overwrite: bool
+) -> Study:
+    """Without outliers, the known samples that were not fitted to can be tested alone."""
+    fit_rows, test_rows = halves(len(inside), test_fraction, seed)
+    detector.fit(inside[fit_rows])
+    detector.save(out, overwrite=overwrite)
+    return Study((), None, float(1 - detector.predict(inside[test_rows]).mean()))
+
+
+def _maker(name: str, head: str | None, options: Mapping[str, Any]) -> Callable[..., Detector]:
+    """Makes an unfitted detector of norms by its name, with those of the options that it has."""
+    info = method_of(name.replace("-", "_"))
+    if info.reads != NORMS:
+        wanted = ", ".join(known for known, other in METHODS.items() if other.reads == NORMS)
+        raise InputError(
+            f"--method: {info.name} reads {info.reads}, not norms, which is all that features have; wanted one of {wanted}"
+        )
+    if head is not None and info.name != "purview":
+        raise InputError(f"--head: got {head} with --method {info.name}; wanted it with --method purview")
+
+    def make(**more: Any) -> Detector:
+        detector = info.make()
+        given = {**options, **more, **({} if head is None else {"head": head})}
+        known = detector.get_params(deep=False)
+        made: Detector = detector.set_params(**{key: value for key, value in given.items() if key in known})
+        return made
+
+    return make
+
+
+def _one_class() -> list[str]:
+    return [name for name, info in METHODS.items() if info.reads == NORMS and not info.learns]
 
 
 def test_saved(detector_dir: Path, in_dir: Path, out_dirs: Sequence[Path], report: Path) -> Study:
     """Tests a saved detector, and maximum softmax beside it, on all samples of the sets."""
-    detector = Purview.load(detector_dir)
+    detector = Detector.load(detector_dir)
     inside, outside = _load_sets(in_dir, out_dirs, detector.schema_.layers or None)
-    name = _purview_name(inside)
-    scorers: list[tuple[str, str, Any]] = [(name, AS_SAVED, detector)]
+    name = _name(detector, inside)
+    scorers: list[tuple[str, str, Any]] = [(name, AS_SAVED if detector.learns else NO_OUTLIERS, detector)]
     if inside.logits is not None:
         scorers.append((_SOFTMAX, NO_OUTLIERS, MaximumSoftmax()))
     outcomes = []
@@ -148,19 +205,25 @@ def test_saved(detector_dir: Path, in_dir: Path, out_dirs: Sequence[Path], repor
     return Study(tuple(outcomes), write_page(page, report))
 
 
-def score_table(detector_dir: Path, features_dir: Path) -> tuple[pa.Table, float]:
+def score_table(
+    detector_dir: Path, features_dir: Path, images: str | None = None, split: str = "test"
+) -> tuple[pa.Table, float]:
     """Scores of all samples with what identifies them, and the detector's threshold.
 
-    Columns: `index`, `label`, `prediction` (int64), `flagged` (bool), `score` (float64, null if flagged),
-    `out` (bool).
+    Columns: `index`, with ``images`` `name` (where the image is stored), `label`, `prediction` (int64), `flagged` (bool), `score`
+    (float64, null if flagged), `out` (bool).
+
+    Raises:
+        InputError: ``images`` are not those that the features are of; features of another kind than the detector's.
     """
-    detector = Purview.load(detector_dir)
+    detector = Detector.load(detector_dir)
     features = Features.load(features_dir)
     if detector.schema_.layers:
         features = features.select(layers=_known_layers(features, detector.schema_.layers, features_dir))
     scores = detector.score(features)
     columns = {
         "index": features.index,
+        **({} if images is None else {"name": _names(features, images, split)}),
         "label": features.labels,
         "prediction": features.predictions,
         "flagged": features.flagged,
@@ -168,6 +231,20 @@ def score_table(detector_dir: Path, features_dir: Path) -> tuple[pa.Table, float
         "out": ~(scores <= detector.threshold_),
     }
     return pa.table(columns), detector.threshold_
+
+
+def _names(features: Features, data: str, split: str) -> list[str]:
+    """Where each sample's image is stored: a file below the folder of ``data``, or a file and a row in it."""
+    source = features.settings.get("source", {})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConversionWarning)
+        images = open_images(data, split=split, limit=source.get("samples"))
+    if of_dataset(images) != source.get("fingerprint"):
+        raise InputError(
+            f"--images: {data} is not what these features were extracted from; wanted the same DATA"
+        )
+    folder = Path(data) if Path(data).is_dir() else Path(data).parent
+    return [images.where(i).removeprefix(f"{folder}/") for i in features.index.tolist()]
 
 
 def write_scores(table: pa.Table, path: Path) -> None:
@@ -234,8 +311,20 @@ def _differing_preparation(a: Features, b: Features) -> str:
     return "; ".join(f"{key} {theirs[key]}, not {ours[key]}" for key in keys)
 
 
-def _purview_name(features: Features) -> str:
-    return f"Purview, {features.settings.get('contrast', 'norms')}"
+def _name(detector: Detector, features: Features) -> str:
+    return f"{_title(detector)}, {features.settings.get('contrast', 'norms')}"
+
+
+def _title(detector: Detector) -> str:
+    """The title of the method that makes such detectors."""
+
+    def kind(one: Detector) -> tuple[type, object]:
+        return type(one), getattr(one, "method", None)
+
+    titles = (
+        info.title for info in METHODS.values() if info.reads == NORMS and kind(info.make()) == kind(detector)
+    )
+    return next(titles, type(detector).__name__)
 
 
 def _profile(name: str, inside: Features, outside: dict[str, Features]) -> NormProfile:

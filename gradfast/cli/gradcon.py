@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradfast.cli.parsing import Channels
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -43,7 +45,7 @@ DataOption = Annotated[
 TestOption = Annotated[
     str | None, typer.Option(help="Test images, as DATA. Default: a fifth of DATA is kept for the test.")
 ]
-ChannelsOption = Annotated[int, typer.Option(help="1 (grey) or 3 (RGB).")]
+ChannelsOption = Annotated[Channels, typer.Option(help="1 for grey, 3 for RGB.")]
 
 
 @app.command()
@@ -55,12 +57,18 @@ def train(
     label: Annotated[int, typer.Option(help="The normal class.")] = 0,
     model: Annotated[Model, typer.Option(help="The paper's CAE or VAE.")] = Model.cae,
     test: TestOption = None,
-    channels: ChannelsOption = 1,
-    epochs: Annotated[int, typer.Option(min=1, help="In all; a training found in OUT goes on.")] = 30,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    weight: Annotated[float, typer.Option(help="Of the constraint; 0 is plain training.")] = 0.03,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    limit: Annotated[int | None, typer.Option(min=10, help="Normal training images.")] = None,
+    channels: ChannelsOption = Channels.grey,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Total number of epochs; a training already in OUT is continued.")
+    ] = 30,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    weight: Annotated[
+        float, typer.Option(help="Weight of the constraint in the loss; 0 is plain training.")
+    ] = 0.03,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches and draws.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=10, help="Normal training images to use at most. Default: all.")
+    ] = None,
     plots: Annotated[
         bool, typer.Option(help="Write reconstructions, histograms, ROC and training curves.")
     ] = True,
@@ -77,7 +85,7 @@ def train(
     from gradfast.gradcon.study.scoring import epoch_table, tested_table
     from gradfast.gradcon.training import as_float
 
-    images = _load(data, test, channels)
+    images = _load(data, test, int(channels.value))
     trainer = GradConTrainer(
         make_model(model.value.upper(), images.train.images.shape[1], seed),
         images.normal(label, limit, seed),
@@ -123,9 +131,9 @@ def score(
     out: Annotated[Path, typer.Option("--out", "-o", help="Table of the scores: .csv or .parquet.")] = Path(
         "scores.csv"
     ),
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    weight: Annotated[float, typer.Option(help="Of the gradient score in the combined one.")] = 0.12,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many images.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
+    weight: Annotated[float, typer.Option(help="Weight of the gradient score in the combined one.")] = 0.12,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only the first so many images.")] = None,
     normal: Annotated[
         str | None,
         typer.Option(
@@ -155,10 +163,12 @@ def study(
     data: DataOption = "digits",
     name: Annotated[
         str | None,
-        typer.Option(help='For the table; "CIFAR-10" has the paper\'s beside it. Default: from DATA.'),
+        typer.Option(
+            help='Name of the set in the table; "CIFAR-10" has the paper\'s figures beside it. Default: from DATA.'
+        ),
     ] = None,
     test: TestOption = None,
-    channels: ChannelsOption = 1,
+    channels: ChannelsOption = Channels.grey,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory for gradcon-NAME.md and .csv.")] = Path(
         "study-gradcon"
     ),
@@ -169,17 +179,22 @@ def study(
         ProfileName, typer.Option(help="quick (minutes) or full (hours).")
     ] = ProfileName.quick,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="In place of the profile's; more than before trains on.")
+        int | None, typer.Option(min=1, help="Epochs, in place of the profile's; more than before trains on.")
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=10, help="Normal training images, in place of the profile's.")
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="The paper's; fewer images want smaller batches.")
+        int,
+        typer.Option(
+            min=1, help="Images per step, by default as in the paper; fewer images want smaller batches."
+        ),
     ] = 64,
-    seeds: Annotated[int | None, typer.Option(min=1, help="In place of the profile's.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds, in place of the profile's.")
+    ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
+        list[str] | None, typer.Option(help="Only this of CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
     ] = None,
     label: Annotated[list[int] | None, typer.Option(help="Only this normal class; may be repeated.")] = None,
     features: Annotated[
@@ -216,7 +231,7 @@ def study(
     unknown = [m for m in chosen.models if m not in MODELS]
     if unknown:
         raise InputError(f"--model: got {', '.join(unknown)}; wanted {', '.join(MODELS)}")
-    images = _load(data, test, channels, name, (work or out / "work") / "cache")
+    images = _load(data, test, int(channels.value), name, (work or out / "work") / "cache")
     console = Console(stderr=True)
     network = load_model(features, weights) if features is not None else None
     results = run(

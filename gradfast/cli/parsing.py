@@ -5,16 +5,35 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from enum import Enum
 
 from gradfast.errors import InputError
 
-__all__ = ["MODELS", "command_line", "integers", "numbers", "pairs"]
+__all__ = ["IMAGES", "MODELS", "Channels", "command_line", "integers", "note", "numbers", "pairs"]
+
+# What help says of a set of images.
+IMAGES = (
+    "An image folder, .parquet (a file or a folder of them), .npz, a folder of *-ubyte files, torchvision:NAME:ROOT,"
+    " cifar10c:ROOT:CORRUPTION:LEVEL, curetsr:ROOT:CHALLENGE:LEVEL, or noise:uniform|gaussian:COUNT."
+)
 
 # What help says of a model's name.
 MODELS = (
     '"module:function" or "file.py:function" that returns the model, "torchvision:NAME", "timm:NAME",'
     " cifar_resnet20 | 32 | 56, or densenet_bc_40_12 | densenet_bc_100_12."
 )
+
+
+class Channels(str, Enum):
+    """Of images."""
+
+    grey = "1"
+    rgb = "3"
+
+
+def note(line: str) -> None:
+    """Says something on standard error that is no result."""
+    print(f"gradfast: {line}", file=sys.stderr)
 
 
 def command_line() -> str:

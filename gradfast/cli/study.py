@@ -40,14 +40,19 @@ def study(
         typer.Option("--set", help="Only this outlier set, attack or corruption; may be repeated."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="This method in place of the study's own; may be repeated.")
+        list[str] | None,
+        typer.Option(help="This method in place of the study's own, such as purview-mlp; may be repeated."),
     ] = None,
     profile: Annotated[str, typer.Option(help="quick (minutes) or full.")] = "quick",
-    images: Annotated[int | None, typer.Option(min=4, help="Per set, in place of the profile's.")] = None,
-    splits: Annotated[
-        int | None, typer.Option(min=1, help="Random halves, in place of the profile's.")
+    images: Annotated[
+        int | None, typer.Option(min=4, help="Images per set, in place of the profile's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of draws, attacks, corruptions and splits.")] = 0,
+    splits: Annotated[
+        int | None, typer.Option(min=1, help="Number of random halves, in place of the profile's.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of draws, attacks, corruptions and splits.")
+    ] = 0,
     jpeg: Annotated[
         int | None,
         typer.Option(
@@ -98,6 +103,10 @@ def study(
     )
     wanted = narrowed(declared, models=model or (), sets=only or (), methods=method or ())
     found = run_study(wanted, size, settings)
+    if not found.results:
+        raise InputError(
+            f"study: nothing of {wanted.name} was measured, for the reasons above; nothing is written"
+        )
     folder = out or Path(f"study-{wanted.name}")
     written = write_results(found, folder, command_line())
     _show(found)
@@ -119,9 +128,11 @@ def _show(found: StudyResult) -> None:
                 console.print(part)
             console.print("\n".join(map(escape, table.notes)), style="dim", highlight=False)
             console.print()
-    for blank in found.blanks:
-        what = ", ".join(part for part in (blank.model, blank.outside, blank.method) if part)
-        console.print(f"left blank: {escape(what)}: {escape(blank.why)}", style="yellow", highlight=False)
+    if found.blanks:
+        what = dict.fromkeys(", ".join(filter(None, (b.model, b.outside, b.method))) for b in found.blanks)
+        console.print(
+            f"left blank, for the reasons above: {escape('; '.join(what))}", style="yellow", highlight=False
+        )
     console.print()
     for answer in verdict(found):
         console.print(f"[bold]{escape(answer.model)}[/]", highlight=False)

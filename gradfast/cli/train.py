@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from gradfast.cli.parsing import MODELS
+from gradfast.cli.parsing import MODELS, Channels
 
 
 class Schedule(str, Enum):
@@ -32,11 +32,11 @@ def train(
             help="Images to test on. Default: the test split of torchvision and .npz sets; else a tenth of DATA."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 30,
-    batch_size: Annotated[int, typer.Option(min=2)] = 128,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 30,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 128,
     lr: Annotated[float, typer.Option(help="The largest learning rate of the schedule.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="On every parameter.")] = 5e-4,
-    schedule: Annotated[Schedule, typer.Option(help="Of the learning rate.")] = Schedule.one_cycle,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of every parameter.")] = 5e-4,
+    schedule: Annotated[Schedule, typer.Option(help="How the learning rate changes.")] = Schedule.one_cycle,
     augment: Annotated[bool, typer.Option(help="Random crops and flips.")] = True,
     crop: Annotated[
         int | None,
@@ -46,17 +46,24 @@ def train(
     ema: Annotated[
         float | None, typer.Option(help="Keep a moving average of the weights, of this decay per step.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str | None, typer.Option(help="Such as cuda:0. Default: the CPU.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, order, crops and flips.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="Where to compute, such as cuda:0. Default: the CPU.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: torch's own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first so many images only.")] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Test on the first so many only.")] = None,
     size: Annotated[str | None, typer.Option(help="Resize to 32 (square) or 32,48 (height, width).")] = None,
-    channels: Annotated[int, typer.Option(min=1, max=3, help="1 for grey, 3 for RGB.")] = 3,
-    mean: Annotated[str | None, typer.Option(help="Of pixels in [0, 1]. Default: ImageNet's.")] = None,
-    std: Annotated[str | None, typer.Option(help="Of pixels in [0, 1]. Default: ImageNet's.")] = None,
+    channels: Annotated[Channels, typer.Option(help="1 for grey, 3 for RGB.")] = Channels.rgb,
+    mean: Annotated[
+        str | None, typer.Option(help="Subtracted from pixels in [0, 1]: 0.5 or r,g,b. Default: ImageNet's.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Divides them then: 0.5 or r,g,b. Default: ImageNet's.")
+    ] = None,
     num_classes: Annotated[
-        int | None, typer.Option(min=2, help="Of a named architecture. Default: those of DATA.")
+        int | None,
+        typer.Option(min=2, help="Number of classes of a named architecture. Default: those of DATA."),
     ] = None,
     progress: Annotated[bool, typer.Option(help="Show a bar per epoch.")] = True,
 ) -> None:
@@ -71,9 +78,9 @@ def train(
     side = integers("--size", size)
     preprocess = Preprocess(
         size=side[0] if side is not None and len(side) == 1 else side,  # type: ignore[arg-type]
-        channels=channels,
+        channels=int(channels.value),
     )
-    grey = channels == 1
+    grey = channels is Channels.grey
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,

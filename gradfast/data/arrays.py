@@ -74,7 +74,7 @@ def read_pixels(
             if picture.shape != first.shape:
                 raise InputError(
                     f"images: {images.where(int(index[0]))} has shape {list(first.shape)}, {images.where(i)} has "
-                    f"{list(picture.shape)}; wanted one shape for all; give Preprocess(size=...)"
+                    f"{list(picture.shape)}; wanted one shape for all; give --size, or Preprocess(size=...)"
                 )
             pixels[row] = picture
             bar.advance(1)

@@ -189,7 +189,7 @@ class _Chunks:
         shapes = [_shapes(item) for item in items]
         for i, shape in zip(chunk, shapes, strict=True):
             if shape != shapes[0]:
-                hint = "; give Preprocess(size=...)" if isinstance(self.dataset, ImageSet) else ""
+                hint = "; give --size, or Preprocess(size=...)" if isinstance(self.dataset, ImageSet) else ""
                 first, other = self._where(chunk[0]), self._where(i)
                 return f"source: {first} has shape {shapes[0]}, {other} has {shape}; wanted one shape for all{hint}"
         return f"source: sample {chunk[0]} is {describe(items[0])}; wanted x, (x, y) or a dict of tensors ({error})"

@@ -7,9 +7,12 @@ import json
 import os
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -29,9 +32,11 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     Attributes:
         classes: names of the labels, or None.
         preprocess: the steps from a decoded image to the tensor.
+        on_error: "raise", or "flag": an image that cannot be read is one of NaN, with the label -1, which an extraction flags.
     """
 
     classes: tuple[str, ...] | None = None
+    on_error: str = "raise"
 
     def __init__(self, preprocess: Preprocess, limit: int | None) -> None:
         if limit is not None and limit < 1:
@@ -65,7 +70,23 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return n if self._limit is None else min(n, self._limit)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self._convert(i, self.preprocess)
+        try:
+            return self._convert(i, self.preprocess)
+        except ImageError:
+            if self.on_error == "raise":
+                raise
+        return torch.full(self._shape, torch.nan), -1
+
+    @cached_property
+    def _shape(self) -> tuple[int, ...]:
+        """[C, H, W] of the images that can be read, by the first of them."""
+        size = self.preprocess.settings()["size"]
+        if size is not None:
+            return (self.preprocess.channels, *size)
+        for i in range(len(self)):
+            with suppress(ImageError):
+                return tuple(self._convert(i, self.preprocess)[0].shape)
+        raise InputError(f"source: none of {len(self)} images can be read; the first is {self.where(0)}")
 
     def conversions(self) -> str:
         """What the preprocessing changes in the channels and the size of the first image, in words; "" for nothing."""

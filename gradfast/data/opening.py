@@ -32,7 +32,12 @@ class ConversionWarning(UserWarning):
 
 
 def open_images(
-    spec: PathType, preprocess: Preprocess | None = None, *, split: str = "test", limit: int | None = None
+    spec: PathType,
+    preprocess: Preprocess | None = None,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    on_error: str = "raise",
 ) -> ImageSet:
     """Opens a set of images that is on disk. Nothing is downloaded.
 
@@ -48,15 +53,20 @@ def open_images(
         preprocess: default: RGB, as large as stored, pixels in [0, 1].
         split: of ``.npz`` and idx files that hold several, and of torchvision's data sets.
         limit: keep the first so many images; None keeps all.
+        on_error: of an image that cannot be read: "raise", when it is asked for; or "flag": it is one of NaN with the label -1, which
+            `FeatureExtractor` flags.
 
     Raises:
         InputError: nothing there that can be read in one of these ways; for a set that is known by its name, the
-            message says where it is to be had.
+            message says where it is to be had. Or another ``on_error``.
 
     Warns:
         ConversionWarning: once, if ``preprocess`` changes the channels or the size of the first image.
     """
+    if on_error not in ("raise", "flag"):
+        raise InputError(f"on_error: got {describe(on_error)}; wanted 'raise' or 'flag'")
     images = _open(str(spec), preprocess or Preprocess(), split, limit)
+    images.on_error = on_error
     changed = images.conversions()
     if changed:
         warnings.warn(f"{spec}: images are converted, {changed}", ConversionWarning, stacklevel=2)

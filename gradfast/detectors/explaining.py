@@ -65,12 +65,14 @@ class ScoreExplanation:
         """A figure of one sample: shares by class and layer, and the sums of the `layers` layers with the largest.
 
         Raises:
-            InputError: matplotlib is not installed (`pip install gradfast[report]`).
+            InputError: matplotlib is not installed (`pip install '.[report]' in gradfast's checkout`).
         """
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise InputError(f"plot: needs matplotlib ({error}): pip install gradfast[report]") from error
+            raise InputError(
+                f"plot: needs matplotlib ({error}): pip install '.[report]' in gradfast's checkout"
+            ) from error
         shares = self.by_layer()[sample]
         shown = np.sort(np.argsort(-np.abs(shares), kind="stable")[:layers])
         rows = len(self.classes)

@@ -52,7 +52,7 @@ def require_free(directory: Path, overwrite: bool) -> None:
         raise InputError(f"directory: {directory} exists and holds no detector, so it is not overwritten")
     if not overwrite:
         raise InputError(
-            f"directory: {directory} already holds a saved detector; choose another or overwrite it"
+            f"directory: {directory} already holds a saved detector; choose another, or overwrite it (--overwrite)"
         )
 
 

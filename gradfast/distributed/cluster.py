@@ -321,6 +321,6 @@ def _ray_data() -> Any:
         import ray.data
     except ImportError as error:
         raise InputError(
-            f"gradfast.distributed.extract needs Ray Data, which cannot be imported ({error}): pip install 'gradfast[ray]'"
+            f"gradfast.distributed.extract needs Ray Data, which cannot be imported ({error}): pip install '.[ray]' in gradfast's checkout"
         ) from error
     return ray.data

@@ -144,13 +144,18 @@ def check_images(model: nn.Module, x: Tensor) -> Tensor:
     """x itself, if a batch of images that a decoder that ends in a sigmoid can reconstruct.
 
     Raises:
-        InputError: not a floating tensor [B, ...], no image in it, values that are not finite, or, where the decoder ends in
-            a sigmoid, outside [0, 1].
+        InputError: not a floating tensor [B, ...], no image in it, images of another shape than a `ConvAutoencoder` or `ConvVAE` was
+            made for, values that are not finite, or, where the decoder ends in a sigmoid, outside [0, 1].
     """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 2:
         raise InputError(f"x: got {describe(x)}; wanted a floating tensor [B, C, H, W]")
     if x.shape[0] == 0:
         raise InputError(f"x: got {describe(x)}, no image; wanted at least one")
+    if isinstance(model, (ConvAutoencoder, ConvVAE)) and x.shape[1:] != (model.channels, *model.size):
+        wanted = ", ".join(map(str, ("B", model.channels, *model.size)))
+        raise InputError(
+            f"x: got {describe(x)}; wanted [{wanted}], for which this {type(model).__name__} was made"
+        )
     low, high = (float(v) for v in torch.aminmax(x.detach()))
     if not (low >= -torch.inf and high < torch.inf and low > -torch.inf):
         raise InputError(f"x: got {describe(x)} with values that are NaN or infinite; wanted finite ones")

@@ -2,6 +2,6 @@
 
 from .fingerprint import fingerprint
 from .loading import load_model
-from .weights import load_state_dict
+from .weights import load_preprocess, load_state_dict
 
-__all__ = ["fingerprint", "load_model", "load_state_dict"]
+__all__ = ["fingerprint", "load_model", "load_preprocess", "load_state_dict"]

@@ -6,7 +6,8 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from gradfast.errors import InputError, describe
 from . import cifar_densenet, cifar_resnet
 from .weights import PathType, fill, load_state_dict, without_prefix
 
-__all__ = ["load_model"]
+__all__ = ["is_named", "load_model", "parse_device"]
 
 Factory = Callable[[int | None], nn.Module]  # num_classes, None for the architecture's own
 
@@ -48,7 +49,7 @@ def load_model(
 
     Args:
         spec: ``"module:function"`` or ``"file.py:function"``, called without arguments, returns the model (modules of
-            the working directory are found); ``"torchvision:resnet18"``; ``"timm:resnet18"``; or a bundled network,
+            the working directory, or beside the file, are found); ``"torchvision:resnet18"``; ``"timm:resnet18"``; or a bundled network,
             ``"cifar_resnet20"``, ``"cifar_resnet32"``, ``"cifar_resnet56"``, ``"densenet_bc_40_12"``,
             ``"densenet_bc_100_12"``.
         weights: a ``.safetensors`` file or a state dict that `torch.save` wrote. Needed for an architecture's name;
@@ -59,10 +60,11 @@ def load_model(
 
     Raises:
         InputError: an unknown name (with the nearest match), an entry that cannot be imported or does not return a
-            module, or weights that do not fit.
+            module, weights that do not fit, or a device that torch does not have here.
     """
+    where = None if device is None else parse_device(device)
     scheme, _, name = spec.partition(":")
-    if scheme in ("torchvision", "timm") or spec in _BUNDLED:
+    if is_named(spec):
         factory = _factory(spec, scheme, name)
         if weights is not None:
             model = _with_weights(factory, load_state_dict(weights), weights, num_classes)
@@ -79,8 +81,28 @@ def load_model(
         if weights is not None:
             fill(model, without_prefix(load_state_dict(weights), model.state_dict()), weights)
     else:
-        raise InputError(f"model: got {describe(spec)}{_nearest(spec, _BUNDLED)}; {_WANTED}")
-    return model.to(device).eval() if device is not None else model.eval()
+        raise InputError(f"model: got {describe(spec)}{_nearest_model(spec)}; {_WANTED}")
+    return model.to(where).eval() if where is not None else model.eval()
+
+
+def is_named(spec: str) -> bool:
+    """Whether a model is an architecture by name, whose weights come from a file; else it is the user's own entry."""
+    return spec in _BUNDLED or spec.partition(":")[0] in ("torchvision", "timm")
+
+
+def parse_device(device: torch.device | str | None) -> torch.device:
+    """A device by name, None for the CPU.
+
+    Raises:
+        InputError: one that torch does not have here.
+    """
+    try:
+        return torch.empty(0, device="cpu" if device is None else device).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device: got {describe(device)}; wanted one that torch has here ({reason})"
+        ) from error
 
 
 def _factory(spec: str, scheme: str, name: str) -> Factory:
@@ -134,7 +156,35 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(near)}" if near else ""
 
 
+def _nearest_model(spec: str) -> str:
+    """A name without its scheme is the commonest slip."""
+    for scheme, listing in (("torchvision", "torchvision.models"), ("timm", "timm")):
+        try:
+            known = importlib.import_module(listing).list_models()
+        except ImportError:
+            continue
+        if spec in known:
+            return f"; nearest: {scheme}:{spec}"
+    return _nearest(spec, _BUNDLED)
+
+
 def _entry(module_name: str, function: str) -> nn.Module:
+    folder = Path(module_name).resolve().parent if module_name.endswith(".py") else None
+    with nullcontext() if folder is None else _importing_from(folder):
+        return _built(module_name, function)
+
+
+@contextmanager
+def _importing_from(folder: Path) -> Iterator[None]:
+    """A file finds its neighbours, as under ``python file.py``."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _built(module_name: str, function: str) -> nn.Module:
     module = _import(module_name)
     try:
         build = getattr(module, function)

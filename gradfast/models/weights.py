@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gradfast.data.images import Preprocess
 from gradfast.errors import InputError, describe
 
-__all__ = ["fill", "load_state_dict", "without_prefix"]
+__all__ = ["fill", "load_preprocess", "load_state_dict", "preprocess_header", "without_prefix"]
 
 PathType = str | PathLike[str]
+
+_PREPROCESS = "gradfast.preprocess"  # the key in a safetensors file's header
 
 # Keys under which training scripts (torchvision's references, timm, Lightning, MoCo, ...) nest the state dict.
 _NESTED = ("state_dict", "model_state_dict", "model_state", "model", "net")
@@ -70,6 +75,36 @@ def _state_dict_in(stored: object, path: Path) -> dict[str, Tensor]:
             return tensors
     keys = ", ".join(map(str, list(stored)[:8])) if isinstance(stored, Mapping) else describe(stored)
     raise InputError(f"weights: {path} holds no state dict; got {keys}; wanted tensors by parameter name")
+
+
+def preprocess_header(preprocess: Preprocess) -> dict[str, str]:
+    """The metadata of a ``.safetensors`` file whose weights were trained on images prepared like this."""
+    return {_PREPROCESS: json.dumps(preprocess.settings())}
+
+
+def load_preprocess(path: PathType) -> Preprocess | None:
+    """How the images were prepared that weights were trained on, as `gradfast.training.train` writes it; None if unsaid.
+
+    Raises:
+        InputError: no such file, a damaged one, or an entry that is no preprocessing.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(_PREPROCESS)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights: {path} cannot be read as safetensors: {error}") from error
+    if text is None:
+        return None
+    try:
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()
+        }
+        return Preprocess(**fields)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"weights: {path}: its header's {_PREPROCESS} cannot be read: {error}") from error
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: PathType) -> None:

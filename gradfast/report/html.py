@@ -34,7 +34,7 @@ def _environment() -> Environment:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise GradfastError(
-            "jinja2 is not installed; reports need it: pip install 'gradfast[report]'"
+            "jinja2 is not installed; reports need it: pip install '.[report]' in gradfast's checkout"
         ) from error
     loader = PackageLoader("gradfast.report")
     return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -60,7 +60,7 @@ def drawing() -> Iterator[None]:
         import matplotlib as mpl
     except ImportError as error:
         raise GradfastError(
-            "matplotlib is not installed; reports need it: pip install 'gradfast[report]'"
+            "matplotlib is not installed; reports need it: pip install '.[report]' in gradfast's checkout"
         ) from error
     colours: dict[str, Any] = {part: theme.placeholder(role) for part, role in _ROLE_OF_PART.items()}
     with mpl.rc_context(cast("Any", {**_STYLE, **colours})):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,8 +89,8 @@ _ALL = (
 SETS: Mapping[str, SetEntry] = {entry.name: entry for entry in _ALL}
 
 
-def locate(entry: SetEntry, roots: Iterable[Path], given: Mapping[str, str]) -> Located:
-    """Finds a set under the data roots, or as it was given by name.
+def locate(entry: SetEntry, places: Sequence[Path], given: Mapping[str, str]) -> Located:
+    """Finds a set as it was given by name, or under the places (data roots, a declaration's folder), in their order.
 
     Raises:
         MissingSetError: it is not there.
@@ -99,7 +99,7 @@ def locate(entry: SetEntry, roots: Iterable[Path], given: Mapping[str, str]) -> 
         return Located(entry, None)
     if entry.name in given:
         return Located(entry, given[entry.name])
-    for root in roots:
+    for root in places:
         for candidate in entry.candidates():
             found = _under(root, candidate)
             if found is not None:
@@ -107,17 +107,27 @@ def locate(entry: SetEntry, roots: Iterable[Path], given: Mapping[str, str]) -> 
     where = entry.where or where_to_get(re.sub("-(train|grey)$", "", entry.name))
     how = f"; {where}" if where else ""
     raise MissingSetError(
-        f"the images of {entry.name} are not on disk{how}; then --data {entry.name}=PATH, or put it under a data root"
+        f"the images of {entry.name} are not on disk: no {' or '.join(entry.candidates())} in {_listed(places)}; give --data "
+        f"{entry.name}=PATH, or --root with the folder that they are in{how}"
     )
 
 
-def locate_file(name: str, roots: Iterable[Path], where: str) -> Path:
-    """A file of weights, by its path or its name under a data root; raises `MissingSetError`."""
-    for path in (Path(name), *(root / name for root in roots)):
+def locate_file(name: str, places: Sequence[Path], where: str) -> Path:
+    """A file of weights, by its path or its name under one of the places; raises `MissingSetError`."""
+    for path in (Path(name), *(place / name for place in places)):
         if path.is_file():
             return path
     how = f"; get it: {where}" if where else ""
-    raise MissingSetError(f"the weights {name} are not on disk{how}")
+    raise MissingSetError(
+        f"the weights {name} are not on disk: looked in {_listed([Path(), *places])}; give --weights MODEL=FILE{how}"
+    )
+
+
+def _listed(places: Sequence[Path]) -> str:
+    return (
+        ", ".join("the working directory" if place == Path() else str(place) for place in places)
+        or "no place"
+    )
 
 
 def _under(root: Path, candidate: str) -> str | None:

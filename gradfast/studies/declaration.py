@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gradfast.errors import InputError, describe
 from gradfast.studies.catalogue import SETS, SetEntry
@@ -28,7 +29,7 @@ class ModelEntry:
         fit: name of the set of training images, for methods that take statistics of them; None leaves such methods out.
         size: side of its square input, in pixels.
         channels: 3 or 1.
-        mean: per channel, subtracted from pixels in [0, 1].
+        mean: per channel, subtracted from pixels in [0, 1]; without mean and std, those that the file of weights tells, if any.
         std: per channel, what the difference is divided by.
         where: how to get the weights.
         paper: what the tutorial calls the network in its tables.
@@ -87,9 +88,11 @@ class Study:
         attacks: names from `gradfast.attacks.ATTACKS` ("adversarial").
         corruptions: names from `gradfast.corruptions.CORRUPTIONS` ("corruption").
         levels: of the corruptions, 1 to 5.
-        methods: names from `gradfast.studies.methods.METHODS`.
+        methods: names from `gradfast.studies.methods.METHODS`, with hyphens or underscores.
         sets: by name.
         profiles: by name; "quick" and "full".
+        folder: of the file that declares it, where sets and weights are looked up after the data roots, and the ``file.py`` of a model
+            after the working directory; None for a study that no file declares.
     """
 
     kind: str
@@ -103,8 +106,11 @@ class Study:
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
     sets: Mapping[str, SetEntry] = field(default_factory=lambda: dict(SETS))
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
+        # Detectors spell them with underscores.
+        object.__setattr__(self, "methods", tuple(name.replace("_", "-") for name in self.methods))
         if self.kind not in KINDS:
             raise InputError(f"kind: got {describe(self.kind)}; wanted one of {', '.join(KINDS)}")
         if not self.models:

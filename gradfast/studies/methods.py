@@ -86,7 +86,8 @@ def _last(layers: tuple[str, ...]) -> list[str]:
 
 
 def find_method(name: str) -> MethodEntry:
-    """The method of that name; raises `InputError` with the nearest names."""
+    """The method of that name, with hyphens or underscores; raises `InputError` with the nearest names."""
+    name = name.replace("_", "-")
     if name not in METHODS:
         raise InputError(f"methods: there is no method {name!r}; {nearest(name, list(METHODS))}")
     return METHODS[name]

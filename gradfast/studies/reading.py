@@ -56,6 +56,7 @@ def read_declaration(path: Path) -> Study:
         levels=tuple(text.get("levels", base.levels)),
         sets={**SETS, **{entry.name: entry for entry in own}},
         profiles={name: _without_models(profile) for name, profile in base.profiles.items()},
+        folder=path.parent,
     )
 
 

@@ -43,7 +43,9 @@ def run_study(
                         f" {size.splits} splits of every set into halves"))  # fmt: skip
     for entry in study.models:
         if size.models is not None and entry.name not in size.models:
-            bench.blank(entry, "", "", f"not in the profile {name}")
+            others = [n for n, p in study.profiles.items() if p.models is None or entry.name in p.models]
+            hint = f" (--profile {others[0]})" if others else ""
+            bench.blank(entry, "", "", f"not in the profile {name}{hint}")
             continue
         subject = open_subject(bench, entry)
         if subject is not None:

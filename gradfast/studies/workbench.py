@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from gradfast.errors import InputError
-from gradfast.models import load_model
+from gradfast.models import load_model, load_preprocess
 from gradfast.studies.cache import Cache
 from gradfast.studies.catalogue import Located, MissingSetError, locate, locate_file
 from gradfast.studies.columns import Columns, Reader
@@ -62,7 +62,13 @@ class Bench:
 
     def locate(self, name: str) -> Located:
         """A set by name; raises `MissingSetError`."""
-        return locate(self.study.sets[name], self.settings.roots, self.settings.data)
+        return locate(self.study.sets[name], self.places(), self.settings.data)
+
+    def places(self) -> list[Path]:
+        """Where sets and weights are looked for, in this order."""
+        folder = self.study.folder
+        beside = [] if folder is None else [folder, Path()]
+        return list(dict.fromkeys([*self.settings.roots, *beside]))
 
     def blank(self, subject: ModelEntry, outside: str, method: str, why: object) -> None:
         """Notes what is left blank."""
@@ -109,8 +115,9 @@ def open_subject(bench: Bench, entry: ModelEntry) -> Subject | None:
         inside = bench.locate(entry.inside)
         weights = settings.weights.get(entry.name)
         if weights is None and entry.weights is not None:
-            weights = locate_file(entry.weights, settings.roots, entry.where)
-        model = load_model(entry.spec, weights)
+            weights = locate_file(entry.weights, bench.places(), entry.where)
+        model = load_model(_found_entry(entry.spec, bench.study.folder), weights)
+        entry = _normalised_as_trained(entry, weights)
     except MissingSetError as error:
         bench.blank(entry, "", "", error)
         return None
@@ -142,6 +149,26 @@ def open_subject(bench: Bench, entry: ModelEntry) -> Subject | None:
         say=settings.say, progress=settings.progress,
     )  # fmt: skip
     return Subject(bench, entry, model, recipe, inside, reader, methods)
+
+
+def _found_entry(spec: str, folder: Path | None) -> str:
+    """The spec with the path of its ``file.py``, if it has one, as it is from here; data roots are no place for code."""
+    file, _, function = spec.partition(":")
+    if not file.endswith(".py") or folder is None or Path(file).is_file():
+        return spec
+    if not (folder / file).is_file():
+        raise InputError(f"model: there is no {file}: looked in the working directory, {folder}")
+    return f"{folder / file}:{function}"
+
+
+def _normalised_as_trained(entry: ModelEntry, weights: Path | None) -> ModelEntry:
+    """The entry with the mean and std that the file of weights tells, unless it declares its own."""
+    trained = None if weights is None else load_preprocess(weights)
+    if trained is None or entry.mean is not None or entry.std is not None:
+        return entry
+    found = trained.settings()
+    mean, std = (None if found[name] is None else tuple(found[name]) for name in ("mean", "std"))
+    return replace(entry, mean=mean, std=std)
 
 
 def limited(images: Images, n: int, name: str | None = None) -> Images:

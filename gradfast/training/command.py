@@ -66,8 +66,9 @@ def run_job(
         num_classes=(job.num_classes or classes) if named else job.num_classes,
         untrained=True,
     )
+    epochs = job.recipe.epochs
     say(
-        f"{job.model}: {len(data):,} images of {classes} classes, {len(test):,} to test on, {job.recipe.epochs} epochs"
+        f"{job.model}: {len(data):,} images of {classes} classes, {len(test):,} to test on, {epochs} epoch{'s' * (epochs > 1)}"
     )
     result = train(
         build,
@@ -78,7 +79,7 @@ def run_job(
         name=job.model,
         device=job.device,
         progress=progress,
-        say=lambda row: say(_line(row, job.recipe.epochs)),
+        say=lambda row: say(_line(row, epochs)),
     )
     say(f"{result.weights}: test accuracy {result.history[-1]['test_accuracy']:.4f}")
     return result

@@ -18,10 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from gradfast.data import Pixels
+from gradfast.data import Pixels, Preprocess
 from gradfast.data.fingerprint import of_arrays
 from gradfast.errors import GradfastError, InputError, describe
 from gradfast.models import load_state_dict
+from gradfast.models.loading import parse_device
+from gradfast.models.weights import preprocess_header
 from gradfast.progress import SampleProgress
 from gradfast.store.errors import MismatchError
 from gradfast.store.files import read_sealed, write_atomically, write_sealed
@@ -77,8 +79,9 @@ def train(
     """Trains a classifier. Started again on its directory, a run goes on after its last finished epoch.
 
     A run that was killed and goes on ends with the same weights, to the bit, as one that was not, on the same machine
-    with as many threads. The directory holds ``weights.safetensors``, ``metrics.csv`` and ``training.json``; while
-    unfinished, ``_training/checkpoint.safetensors``. Nothing is pickled. Torch's random state is left as it was found.
+    with as many threads. The directory holds ``weights.safetensors`` (with the images' size, channels, mean and std in its
+    header: `gradfast.models.load_preprocess`), ``metrics.csv`` and ``training.json``; while unfinished,
+    ``_training/checkpoint.safetensors``. Nothing is pickled. Torch's random state is left as it was found.
 
     Args:
         build: makes the model, with random weights: logits [B, K] of normalised images float32 [B, C, H, W].
@@ -98,7 +101,7 @@ def train(
         TrainingError: the loss is not finite; the last checkpoint is kept.
     """
     recipe = recipe or Recipe()
-    where = _device(device)
+    where = parse_device(device)
     _check(data, test, recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -166,12 +169,19 @@ class _Run:
                 self._say(self._history[-1])
             self._write_metrics()
             # One key only: safetensors writes several in any order, and equal runs shall write equal files.
-            write_tensors(self._out / WEIGHTS, self._kept().state_dict(), {"format": "pt"})
+            header = preprocess_header(self._preprocess())
+            write_tensors(self._out / WEIGHTS, self._kept().state_dict(), header)
             write_sealed(record, {"settings": self._settings, "history": self._history}, folder)
             checkpoint.unlink()
             (folder / "lock").unlink()
         folder.rmdir()
         return self._result()
+
+    def _preprocess(self) -> Preprocess:
+        """How images must be prepared for this model: what `extract` takes from the file of weights."""
+        _, channels, height, width = self._data.bytes.shape
+        mean, std = (v * (channels if len(v) == 1 else 1) for v in (self._recipe.mean, self._recipe.std))
+        return Preprocess((height, width), channels, mean, std)
 
     def _finished(self, record: Path) -> TrainingResult:
         stored = read_sealed(record)
@@ -259,16 +269,6 @@ class _Run:
         table.writeheader()
         table.writerows(self._history)
         write_atomically(self._out / METRICS, text.getvalue().encode(), self._out / PROGRESS)
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    try:
-        return torch.empty(0, device="cpu" if device is None else device).device
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"device: got {describe(device)}; wanted one that torch has here ({reason})"
-        ) from error
 
 
 def _check(data: Pixels, test: Pixels, recipe: Recipe) -> None:

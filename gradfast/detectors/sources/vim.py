@@ -23,7 +23,7 @@ class Vim(FittedSource):
     half of them. `references`: training samples that it is fitted to, a random part if there are more.
 
     Raises:
-        InputError: pytorch-ood is not installed (`pip install gradfast[ood]`).
+        InputError: pytorch-ood is not installed (`pip install '.[ood]' in gradfast's checkout`).
     """
 
     name = "vim"
@@ -41,7 +41,9 @@ class Vim(FittedSource):
         try:
             from pytorch_ood.detector import ViM
         except ImportError as error:
-            raise InputError(f"vim: needs pytorch-ood ({error}): pip install gradfast[ood]") from error
+            raise InputError(
+                f"vim: needs pytorch-ood ({error}): pip install '.[ood]' in gradfast's checkout"
+            ) from error
         self._kind: type[Any] = ViM
         self.dimension, self.references, self.seed = dimension, references, seed
         self._reservoir: Reservoir | None = None

@@ -155,5 +155,7 @@ def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("plots: matplotlib is not installed: pip install 'gradfast[report]'") from error
+        raise InputError(
+            "plots: matplotlib is not installed: pip install '.[report]' in gradfast's checkout"
+        ) from error
     return Figure(figsize=(width, height), layout="constrained")

@@ -46,7 +46,7 @@ def score_images(
         scorer = scorer.standardised(torch.stack([known[i][0] for i in range(len(known))]))
     parts: list[Scores] = []
     labels: list[int] = []
-    with SampleProgress(len(images), progress) as bar:
+    with SampleProgress(len(images), progress, doing="scoring") as bar:
         for start in range(0, len(images), batch_size):
             batch = [images[i] for i in range(start, min(start + batch_size, len(images)))]
             parts.append(scorer(torch.stack([x for x, _ in batch])))
