@@ -100,7 +100,7 @@ def grad_cosines(
 
     def cosine(name: str, gradient: Tensor) -> Tensor:
         other = reference[name].to(gradient)
-        of_one = gradient / torch.linalg.vector_norm(gradient)
+        of_one: Tensor = gradient / torch.linalg.vector_norm(gradient)
         return (of_one * (other / torch.linalg.vector_norm(other))).sum().clamp(-1, 1)
 
     values, logits, of_rows = run.per_row(held, cosine)
