@@ -7,8 +7,8 @@ Empty inputs give zeros. No operator stores the gradients of a batch: it needs s
 sample's [T, T] Gram matrix, per thread; on CUDA, depthwise convolutions need it for the gradients of the samples that fill
 24 MB, one at least.
 
-Every function raises `ValueError` for a wrong shape or option and `TypeError` for a wrong dtype. None has a derivative: a
-backward pass through one raises `RuntimeError`.
+Every function raises `ValueError` for a wrong shape or option and `TypeError` for a wrong dtype, of fake and meta tensors, too. None has a
+derivative: a backward pass through one raises `RuntimeError`.
 Sources: Goodfellow, "Efficient Per-Example Gradient Computations" (arXiv:1510.01799) for the rank-one form; Rochette et
 al. (arXiv:1912.06015) for convolutions; Li et al., "Large Language Models Can Be Strong Differentially Private
 Learners" (arXiv:2110.05679, section 4) for the Gram form ("ghost" norms), here shared by all rows.
@@ -17,12 +17,13 @@ Learners" (arXiv:2110.05679, section 4) for the Gram form ("ghost" norms), here 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from . import _extension
+from . import _extension, ops_checks
 from .ops_backward import conv3x3_backward, conv_input_grad, has_conv3x3_backward, has_conv_input_grad
 
 __all__ = [
@@ -372,14 +373,6 @@ def embedding_gram(indices: Tensor, g: Tensor, padding_idx: int = -1) -> Tensor:
     return cast(Tensor, _ops.embedding_gram(indices, g, padding_idx))
 
 
-# Fake kernels: the shapes that torch.compile and torch.export need. The checks are those that decide a shape; the
-# kernels themselves make all of them.
-
-
-def _same(name: str, got: int, wanted: int, what: str) -> None:
-    torch._check(got == wanted, lambda: f"{name} has {got} {what}; wanted {wanted}")
-
-
 def gate_backward(
     g: Tensor,
     gate: Tensor | None,
@@ -417,79 +410,57 @@ def gate_backward(
     )
 
 
-def _linear_samples(x: Tensor, g: Tensor, *_: object) -> int:
-    _same("x", x.dim(), 3, "dimensions")
-    _same("g", g.dim(), 4, "dimensions")
-    _same("g", g.shape[1], x.shape[0], "samples")
-    _same("g", g.shape[2], x.shape[1], "positions")
-    return x.shape[0]
+# Fake kernels: the shapes and dtypes that torch.compile and torch.export need, after the kernels' own checks.
 
 
-def _conv_samples(x: Tensor, g: Tensor, frames: int) -> int:
-    _same("g", g.dim(), x.dim() + 1, "dimensions")
-    _same("g", g.shape[1], x.shape[0], "images")
-    return x.shape[0] // frames
-
-
-def _bias_samples(g: Tensor, *_: object) -> int:
-    torch._check(g.dim() >= 3, lambda: f"g has {g.dim()} dimensions; wanted at least 3")
-    return g.shape[1]
-
-
-def _affine_samples(xhat: Tensor, g: Tensor, *_: object) -> int:
-    _same("g", g.dim(), xhat.dim() + 1, "dimensions")
-    _same("g", g.shape[1], xhat.shape[0], "samples")
-    return xhat.shape[0]
-
-
-def _embedding_samples(indices: Tensor, g: Tensor, *_: object) -> int:
-    _same("indices", indices.dim(), 2, "dimensions")
-    _same("g", g.dim(), 4, "dimensions")
-    _same("g", g.shape[1], indices.shape[0], "samples")
-    _same("g", g.shape[2], indices.shape[1], "positions")
-    return indices.shape[0]
+def _numbers(g: Tensor, *shape: int) -> Tensor:
+    return g.new_empty(shape, dtype=torch.float64 if g.dtype == torch.float64 else torch.float32)
 
 
 def _register_fakes(
-    family: str, samples: Callable[..., int], cotangent: int, frames: int | None = None
+    family: str, operands: int, samples: Callable[..., int], check_ref: Callable[..., None]
 ) -> None:
     """Registers the fake kernels of a family's operators.
 
     Args:
         family: name of the family.
-        samples: B, from the operator's arguments.
-        cotangent: index of g among the arguments.
-        frames: index of `frames` among the arguments of the `sqnorm`, if the family has it.
+        operands: how many tensors come before the reference; the last of them is g.
+        samples: B, from the name of the operator and its arguments without the reference, which it checks.
+        check_ref: checks the reference, from the name of the operator, the reference and the other arguments.
     """
 
-    def result(args: tuple[Any, ...], frames: int | None, across_rows: bool) -> Tensor:
-        g: Tensor = args[cotangent]
-        if frames is not None:
-            args = (*args[: cotangent + 1], args[frames] if len(args) > frames else 1)
-        rows = g.shape[0]
-        shape = (samples(*args), rows, rows) if across_rows else (samples(*args), rows)
-        return g.new_empty(shape, dtype=torch.float64 if g.dtype == torch.float64 else torch.float32)
+    def sqnorm(*args: Any) -> Tensor:
+        g: Tensor = args[operands - 1]
+        return _numbers(g, samples(f"{family}_sqnorm", *args), g.shape[0])
 
-    after_ref = None if frames is None else frames + 1
+    def gram(*args: Any) -> Tensor:
+        g: Tensor = args[operands - 1]
+        return _numbers(g, samples(f"{family}_gram", *args), g.shape[0], g.shape[0])
+
+    def dot(name: str, *args: Any) -> Tensor:
+        g: Tensor = args[operands - 1]
+        others = (*args[:operands], *args[operands + 1 :])
+        b = samples(name, *others)
+        check_ref(name, args[operands], *others)
+        return _numbers(g, b, g.shape[0])
+
+    def both(*args: Any) -> tuple[Tensor, Tensor]:
+        squares = dot(f"{family}_sqnorm_dot", *args)
+        return squares, torch.empty_like(squares)
+
     register = torch.library.register_fake
-    register(f"gradfast::{family}_sqnorm", lambda *args: result(args, frames, across_rows=False))
-    register(f"gradfast::{family}_dot", lambda *args: result(args, after_ref, across_rows=False))
-    register(f"gradfast::{family}_gram", lambda *args: result(args, frames, across_rows=True))
+    register(f"gradfast::{family}_sqnorm", sqnorm)
+    register(f"gradfast::{family}_dot", partial(dot, f"{family}_dot"))
+    register(f"gradfast::{family}_gram", gram)
     if family in ("linear", "conv"):
-        register(
-            f"gradfast::{family}_sqnorm_dot",
-            lambda *args: (
-                result(args, after_ref, across_rows=False),
-                result(args, after_ref, across_rows=False),
-            ),
-        )
+        register(f"gradfast::{family}_sqnorm_dot", both)
 
 
-_register_fakes("linear", _linear_samples, cotangent=1)
-_register_fakes("conv", _conv_samples, cotangent=1, frames=8)
-_register_fakes("bias", _bias_samples, cotangent=0)
-_register_fakes("affine", _affine_samples, cotangent=1)
-_register_fakes("embedding", _embedding_samples, cotangent=1)
+_register_fakes("linear", 2, ops_checks.linear, ops_checks.linear_ref)
+_register_fakes("conv", 2, ops_checks.conv, ops_checks.conv_ref)
+_register_fakes("bias", 1, ops_checks.bias, ops_checks.channel_ref)
+_register_fakes("affine", 2, ops_checks.affine, ops_checks.channel_ref)
+_register_fakes("embedding", 2, ops_checks.embedding, ops_checks.embedding_ref)
 
 
 def _fake_gate_backward(
@@ -499,15 +470,14 @@ def _fake_gate_backward(
     xs: Sequence[Tensor],
     means: Sequence[Tensor],
     rstds: Sequence[Tensor],
-    factors: Sequence[Tensor],
-    plain: bool,
+    factors: Sequence[Tensor] = (),
+    plain: bool = True,
     other: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    _same("g", g.dim(), 4, "dimensions")
+    ops_checks.gate(g, gate, xs, means, rstds, factors, other)
     dense = torch.empty_like(g, memory_format=torch.contiguous_format)
     rows, batch, _, channels = g.shape
-    dtype = torch.float64 if g.dtype == torch.float64 else torch.float32
-    sums = g.new_empty((1 + len(xs), rows, batch, channels), dtype=dtype)
+    sums = _numbers(g, 1 + len(xs), rows, batch, channels)
     return (dense if plain else g.new_empty(0)), sums, [torch.empty_like(dense) for _ in factors]
 
 

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from . import _extension
+from . import _extension, ops_checks
 
 _extension.load()  # if `import gradfast` has not
 _extension.check(("conv3x3_backward", "conv_input_grad"))
@@ -155,16 +155,25 @@ def _fake_conv3x3_backward(
     need_input_grad: bool = True,
     need_sqnorm: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    torch._check(g.dim() == 5, lambda: f"g has {g.dim()} dimensions; wanted 5")
-    torch._check(
-        x is not None or not need_sqnorm, lambda: "x is None; wanted a tensor, as need_sqnorm is true"
-    )
+    op = "conv3x3_backward"
+    ops_checks.operand(op, "g", g, 5)
+    ops_checks.operand(op, "weight", weight, 4)
+    ops_checks.dtype_is(op, "g", g, (torch.float32, torch.bfloat16), "float32 or bfloat16")
+    ops_checks.same(op, "g", g, "weight", weight)
     rows, batch, out_channels, height, width = g.shape
     in_channels = weight.shape[1]
-    torch._check(
-        tuple(weight.shape) == (out_channels, in_channels, 3, 3),
-        lambda: f"weight has shape {tuple(weight.shape)}; wanted ({out_channels}, {in_channels}, 3, 3)",
+    ops_checks.shape_is(op, "weight", weight, [out_channels, in_channels, 3, 3])
+    ops_checks.value(
+        op, x is not None or not need_sqnorm, lambda: "x is None; wanted a tensor, as need_sqnorm is true"
     )
+    for name, t, channels in (("x", x if need_sqnorm else None, in_channels), ("mask", mask, out_channels)):
+        if t is not None:
+            ops_checks.operand(op, name, t, 4)
+            ops_checks.same(op, "g", g, name, t)
+            ops_checks.shape_is(op, name, t, [batch, channels, height, width])
+    if scale is not None:
+        ops_checks.dtype_is(op, "scale", scale, (torch.float32,), "float32")
+        ops_checks.shape_is(op, "scale", scale, [out_channels])
     dx = g.new_empty((rows if need_input_grad else 0, batch, height, width, in_channels))
     sq = g.new_empty((batch, rows if need_sqnorm else 0), dtype=torch.float32)
     return dx.permute(0, 1, 4, 2, 3), sq
@@ -176,8 +185,37 @@ torch.library.register_fake("gradfast::conv3x3_backward", _fake_conv3x3_backward
 def _fake_conv_input_grad(
     g: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], size: Sequence[int]
 ) -> Tensor:
-    torch._check(g.dim() == 5, lambda: f"g has {g.dim()} dimensions; wanted 5")
-    rows, batch = g.shape[:2]
+    op = "conv_input_grad"
+    ops_checks.operand(op, "g", g, 5)
+    ops_checks.operand(op, "weight", weight, 4)
+    ops_checks.dtype_is(op, "g", g, (torch.float32, torch.bfloat16), "float32 or bfloat16")
+    ops_checks.same(op, "g", g, "weight", weight)
+    rows, batch, out_channels = g.shape[:3]
+    came, kernel = list(g.shape), list(weight.shape[2:])
+    ops_checks.value(
+        op,
+        weight.shape[0] == out_channels,
+        lambda: (
+            f"weight has shape {list(weight.shape)}; wanted [{out_channels}, I, h, w], for g has shape {came}"
+        ),
+    )
+    two = len(stride) == len(padding) == len(size) == 2
+    ops_checks.value(op, two, lambda: "wanted two numbers each for stride, padding and size")
+    how = f"stride {list(stride)}, padding {list(padding)} and a kernel of {kernel}"
+    ops_checks.value(
+        op,
+        min(stride) > 0 and min(padding) >= 0 and min(kernel) > 0,
+        lambda: f"got {how}; wanted positive ones",
+    )
+    spans = [size[d] + 2 * padding[d] - kernel[d] for d in range(2)]
+    ops_checks.value(
+        op,
+        all(spans[d] >= 0 and spans[d] // stride[d] + 1 == g.shape[3 + d] for d in range(2)),
+        lambda: (
+            f"g has shape {came}, which is not what a kernel of {kernel} with stride {list(stride)} "
+            f"and padding {list(padding)} makes of {list(size)}"
+        ),
+    )
     return g.new_empty((rows, batch, *size, weight.shape[1])).permute(0, 1, 4, 2, 3)
 
 

@@ -100,8 +100,8 @@ def grad_cosines(
 
     def cosine(name: str, gradient: Tensor) -> Tensor:
         other = reference[name].to(gradient)
-        of_one: Tensor = gradient / torch.linalg.vector_norm(gradient)
-        return (of_one * (other / torch.linalg.vector_norm(other))).sum().clamp(-1, 1)
+        unit, other = (t / torch.linalg.vector_norm(t) for t in (gradient, other))
+        return torch.sum((unit.conj() * other).real).clamp(-1, 1)
 
     values, logits, of_rows = run.per_row(held, cosine)
     return GradCosines(values, run.names, logits, of_rows, unused=run.unused, settings=held.settings)

@@ -50,7 +50,7 @@ def test_no_circle_of_imports() -> None:
 
 def test_layers_go_one_way() -> None:
     layers = [
-        ["ops", "ops_backward"],
+        ["ops", "ops_backward", "ops_checks"],
         ["contrast", "losses"],
         ["record"],
         ["rules"],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from tracing import RUN_AND_TRACED
 
 from gradfast import ops
 
@@ -126,13 +128,14 @@ def test_opcheck() -> None:
     torch.library.opcheck(torch.ops.gradfast.gate_backward.default, (g, None, False, [], [], [], [], False))
 
 
-def test_errors_name_the_argument() -> None:
+@RUN_AND_TRACED
+def test_errors_name_the_argument(mode: Any) -> None:
     g, gate, (xs, means, rstds, factors) = operands((2, 3, 5, 8), torch.float32)
-    with pytest.raises(ValueError, match=r"gate has shape \[3, 4, 8\]; wanted \[3, 5, 8\]"):
+    with mode(), pytest.raises(ValueError, match=r"gate has shape \[3, 4, 8\]; wanted \[3, 5, 8\]"):
         ops.gate_backward(g, gate[:, :4], True, xs, means, rstds, factors)
-    with pytest.raises(TypeError, match="gate has dtype Double; wanted Float, as g"):
+    with mode(), pytest.raises(TypeError, match="gate has dtype Double; wanted Float, as g"):
         ops.gate_backward(g, gate.double(), True, xs, means, rstds, factors)
-    with pytest.raises(ValueError, match="got 2 xs, 1 means"):
+    with mode(), pytest.raises(ValueError, match="got 2 xs, 1 means"):
         ops.gate_backward(g, gate, True, xs, means[:1], rstds, factors)
-    with pytest.raises(ValueError, match=r"means has shape \[7\]; wanted \[8\]"):
+    with mode(), pytest.raises(ValueError, match=r"means has shape \[7\]; wanted \[8\]"):
         ops.gate_backward(g, gate, True, xs, [m[:7] for m in means], rstds, factors)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tracing import RUN_AND_TRACED
 
 from gradfast import ops
 
@@ -93,6 +96,7 @@ def test_empty_operands() -> None:
     assert torch.equal(none, torch.zeros(2, 1, 3, 8, 8))
 
 
+@RUN_AND_TRACED
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
@@ -105,7 +109,7 @@ def test_empty_operands() -> None:
         ({"stride": (0, 2)}, ValueError, "wanted positive ones"),
     ],
 )
-def test_bad_operands(change: dict, error: type[Exception], message: str) -> None:
+def test_bad_operands(change: dict, error: type[Exception], message: str, mode: Any) -> None:
     given = {
         "g": torch.randn(2, 1, 8, 4, 4),
         "weight": torch.randn(8, 3, 3, 3),
@@ -115,7 +119,7 @@ def test_bad_operands(change: dict, error: type[Exception], message: str) -> Non
     } | change
     if "size" in change and change["size"] == (9, 8):
         given["size"] = (11, 8)
-    with pytest.raises(error, match=message):
+    with mode(), pytest.raises(error, match=message):
         ops.conv_input_grad(*given.values())
 
 

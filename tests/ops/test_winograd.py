@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tracing import RUN_AND_TRACED
 
 import gradfast
 from gradfast import ops
@@ -168,21 +170,25 @@ def test_no_output_channels_give_a_zero_gradient() -> None:
     assert torch.equal(sq, torch.zeros(3, 2))
 
 
-def test_wrong_operands_are_refused() -> None:
+@RUN_AND_TRACED
+def test_wrong_operands_are_refused(mode: Any) -> None:
     g, weight, x = operands((2, 3, 16, 16, 4, 4))
-    with pytest.raises(ValueError, match=r"x is None; wanted a tensor"):
+    with mode(), pytest.raises(ValueError, match=r"x is None; wanted a tensor"):
         ops.conv3x3_backward(g, weight)
-    with pytest.raises(ValueError, match=r"weight has shape \[16, 16, 5, 5\]; wanted \[16, 16, 3, 3\]"):
+    with (
+        mode(),
+        pytest.raises(ValueError, match=r"weight has shape \[16, 16, 5, 5\]; wanted \[16, 16, 3, 3\]"),
+    ):
         ops.conv3x3_backward(g, torch.ones(16, 16, 5, 5), x)
-    with pytest.raises(ValueError, match="x has shape"):
+    with mode(), pytest.raises(ValueError, match="x has shape"):
         ops.conv3x3_backward(g, weight, x[:2])
-    with pytest.raises(ValueError, match="mask has shape"):
+    with mode(), pytest.raises(ValueError, match="mask has shape"):
         ops.conv3x3_backward(g, weight, x, mask=torch.ones(3, 16, 4, 5))
-    with pytest.raises(ValueError, match="scale has shape"):
+    with mode(), pytest.raises(ValueError, match="scale has shape"):
         ops.conv3x3_backward(g, weight, x, scale=torch.ones(15))
-    with pytest.raises(TypeError, match="g has dtype Double; wanted float32 or bfloat16"):
+    with mode(), pytest.raises(TypeError, match="g has dtype Double; wanted float32 or bfloat16"):
         ops.conv3x3_backward(g.double(), weight.double(), x.double())
-    with pytest.raises(TypeError, match="weight has dtype BFloat16"):
+    with mode(), pytest.raises(TypeError, match="weight has dtype BFloat16"):
         ops.conv3x3_backward(g, weight.bfloat16(), x)
 
 
