@@ -391,7 +391,7 @@ def test_without_matplotlib_the_error_says_what_to_install(
 ) -> None:
     (here / "metrics.csv").write_text("epoch,loss\n1,2\n")
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(GradfastError, match=r"pip install 'gradfast\[report\]'"):
+    with pytest.raises(GradfastError, match=r"pip install '\.\[report\]'"):
         read_directory(here)
 
 

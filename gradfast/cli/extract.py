@@ -50,6 +50,10 @@ class Dtype(str, Enum):
     float16 = "float16"
 
 
+# What a model's forward pass raises of an input that it was not made for.
+_REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+
+
 def extract(
     model: Annotated[
         str,
@@ -153,7 +157,7 @@ def extract(
     from gradfast.data import open_images
     from gradfast.distributed import extract as extract_by_ray
     from gradfast.distributed import extract_ranks, rank_and_world
-    from gradfast.errors import InputError
+    from gradfast.errors import GradfastError, InputError
     from gradfast.extractor import FeatureExtractor
     from gradfast.models import load_model
     from gradfast.places import as_path
@@ -183,6 +187,7 @@ def extract(
     }
     run: dict[str, Any] = {"workers": workers, "progress": progress, "rows_per_file": rows_per_file}
     make = partial(load_model, model, weights, num_classes=num_classes, device=None if ray else device)
+    network: nn.Module | None = None
     try:
         if ray:
             few, *many = integers("--actors", actors or "1") or (1,)
@@ -198,13 +203,16 @@ def extract(
         else:
             network = make()
             extractor = FeatureExtractor(network, **options)
-            _check_takes(network, images)
             if world > 1:
                 features = extract_ranks(extractor, images, out, **run)
             else:
                 features = extractor.extract(images, out, **run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_goes_on(folder, len(images))) from None
+    except _REFUSALS as error:
+        if network is not None and not isinstance(error, GradfastError):
+            _check_takes(network, images)
+        raise
     if rank:
         return
     n, rows, columns = features.shape
@@ -278,7 +286,7 @@ def _shown(value: object) -> str:
 
 
 def _check_takes(model: nn.Module, images: ImageSet) -> None:
-    """Raises `InputError` if the model refuses an image, before anything is written."""
+    """Raises `InputError` if the model refuses an image as such; its error then was no defect."""
     import torch
 
     from gradfast.errors import InputError
@@ -289,7 +297,7 @@ def _check_takes(model: nn.Module, images: ImageSet) -> None:
     try:
         with torch.no_grad():
             call(model, x.to(parameter.device, parameter.dtype))
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except _REFUSALS as error:
         if isinstance(error, InputError):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
