@@ -17,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 from torch import nn
 from typer.testing import CliRunner, Result
 
 from gradfast.cli import app
+from gradfast.data import Preprocess
 from gradfast.errors import InputError
+from gradfast.models.weights import preprocess_header
 from gradfast.studies import (
     BUILTIN,
     METHODS,
@@ -41,6 +43,7 @@ from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, 
 from gradfast.studies.scorers import BestColumn
 from gradfast.studies.tables import summary_tables
 from gradfast.studies.verdict import verdict
+from gradfast.studies.workbench import Bench, open_subject
 from gradfast.studies.write import write_results
 
 HOSTILE = "<img src=x onerror=alert(1)> | *x* [red]"
@@ -422,6 +425,22 @@ def test_what_lies_beside_the_declaration_is_found(
     lost = command("there/mine.toml", *options)
     assert lost.exit_code == 2
     assert "there is no nets.py: looked in the working directory, there" in lost.stderr
+
+
+def test_weights_that_say_mean_and_std_are_believed_unless_the_model_declares_its_own(
+    folder: Path, tmp_path: Path
+) -> None:
+    header = preprocess_header(Preprocess(8, 1, 0.25, 0.5))
+    save_file(load_file(folder / "net.safetensors"), tmp_path / "told.safetensors", header)
+    (entry,) = study(folder).models
+    for changed, mean in (({}, (0.25,)), ({"mean": (0.1,), "std": (0.3,)}, (0.1,))):
+        told = replace(entry, weights=str(tmp_path / "told.safetensors"), **changed)
+        declared = study(folder, models=(told,))
+        profile, settings = Profile(8, 8, 1), Settings(roots=(folder,), cache=tmp_path / "cache")
+        bench = Bench(declared, profile, settings, StudyResult(declared, "own", profile))
+        subject = open_subject(bench, told)
+        assert subject is not None
+        assert subject.reader.entry.mean == mean
 
 
 def test_a_study_without_data_measures_nothing_and_says_so_once(
