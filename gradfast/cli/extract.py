@@ -210,7 +210,7 @@ def extract(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_goes_on(folder, len(images))) from None
     except _REFUSALS as error:
-        if network is not None and not isinstance(error, GradfastError):
+        if network is not None and (error.__cause__ is not None or not isinstance(error, GradfastError)):
             _check_takes(network, images)
         raise
     if rank:
