@@ -22,6 +22,7 @@ from .files import entry
 
 __all__ = ["ROWS_PER_FILE", "SCHEMA_VERSION", "Layout", "column_of", "fitting_rows", "from_arrow"]
 
+_LARGEST = 2**31 - 1  # of an Arrow list
 SCHEMA_VERSION = 1
 
 ROWS_PER_FILE = 2048
@@ -77,6 +78,10 @@ class Layout:
                 f"{where}: written with schema {schema}; this gradfast reads up to {SCHEMA_VERSION}: upgrade it"
             )
         rows, logits = (entry(stored, name, int, where=where) for name in ("rows", "logits"))
+        if not 1 <= rows <= _LARGEST or not 0 <= logits <= _LARGEST:
+            raise CorruptError(
+                f"{where}: not what gradfast wrote: {rows!r:.20} rows and {logits!r:.20} logits"
+            )
         layers = entry(stored, "layers", list, where=where)
         classes = entry(stored, "classes", list, str, type(None), where=where)
         settings = entry(stored, "settings", dict, where=where)
