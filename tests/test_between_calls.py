@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 import gradfast
 from gradfast import HookWarning, ModelError, reference
 from gradfast.engine.book import MOST_PLANS, book_of
+from gradfast.engine.decide import make_plan
 
 DOUBLE = torch.float64
 
@@ -101,6 +105,65 @@ def test_samples_that_are_selected_in_another_order() -> None:
         warnings.simplefilter("ignore", gradfast.FallbackWarning)
         check(model, x)
         check(model, x[[2, 3, 0, 1]])
+
+
+def by_owner(m: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of the tokens that count, all samples' in one list; whose they are; and the empty result."""
+    h = m.a(m.e(ids[mask])).tanh()
+    return h, torch.arange(len(ids)).repeat_interleave(mask.sum(1)), torch.zeros(len(ids), 5, dtype=DOUBLE)
+
+
+def scatter_reduce(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    h, owner, out = by_owner(m, ids, mask)
+    return m.head(out.scatter_reduce(0, owner[:, None].expand_as(h), h, "sum"))
+
+
+def membership(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    h, owner, _out = by_owner(m, ids, mask)
+    return m.head((owner == torch.arange(len(ids))[:, None]).to(h) @ h)
+
+
+def cumulated(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    h, _, out = by_owner(m, ids, mask)
+    sums = torch.cat([out[:1], h.cumsum(0)])
+    end = mask.sum(1).cumsum(0)
+    return m.head(sums[end] - sums[end - mask.sum(1)])
+
+
+def segments(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    h, _, _ = by_owner(m, ids, mask)
+    return m.head(torch.segment_reduce(h, "sum", lengths=mask.sum(1)))
+
+
+@pytest.mark.parametrize("run", [scatter_reduce, membership, cumulated, segments])
+def test_packed_tokens_of_which_each_batch_has_others(run: Callable[..., Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Written(run, e=nn.Embedding(9, 5), a=nn.Linear(5, 5), head=nn.Linear(5, 4))
+    ids = torch.arange(6).view(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", gradfast.FallbackWarning)
+        for mask in ([[1, 1, 0], [1, 1, 0]], [[1, 1, 1], [1, 0, 0]], [[1, 0, 0], [1, 1, 1]]):
+            check(model, (ids, torch.tensor(mask).bool()))
+
+
+def test_a_position_of_each_sample_needs_no_new_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans: list[int] = []
+    make = make_plan
+
+    def counted(*args: Any) -> Any:
+        plans.append(1)
+        return make(*args)
+
+    monkeypatch.setattr("gradfast.engine.run.make_plan", counted)
+    model = Written(
+        lambda m, x, at: m.head(m.a(x).tanh()[torch.arange(len(x)), at]),
+        a=nn.Linear(5, 5),
+        head=nn.Linear(5, 4),
+    )
+    for seed in range(4):  # lengths that are multiples of the batch, too
+        at = torch.randint(8, (4,), generator=torch.Generator().manual_seed(seed))
+        check(model, (samples(4, 8, 5, seed=seed), at))
+    assert len(plans) < 4
 
 
 def test_layers_that_change_places() -> None:
@@ -365,6 +428,111 @@ def test_threads_take_turns() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_a_cache_that_a_forward_pass_fills_is_filled_anew() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.p, self.head = nn.Linear(4, 5), nn.Linear(5, 3)
+            self.cache: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.cache is None:
+                self.cache = self.p(torch.ones(4, dtype=DOUBLE))
+            return self.head(x * self.cache)
+
+    model = Cached().double()
+    check(model, samples(3, 5))
+    assert model.cache is None
+    check(model, samples(3, 5))
+
+
+@pytest.mark.parametrize("layout", ["csr", "meta", "nested"])
+def test_buffers_that_are_no_plain_tensors(layout: str) -> None:
+    model = nn.Sequential(nn.Linear(5, 3)).double()
+    buffers = {
+        "csr": lambda: torch.eye(3).to_sparse_csr(),
+        "meta": lambda: torch.empty(3, device="meta"),
+        "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    }
+    model.register_buffer("b", buffers[layout]())
+    found = gradfast.grad_norms(model, samples(3, 5))
+    assert found.values.isfinite().all()
+
+
+def test_threads_that_share_parameters_take_turns() -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(*(nn.Linear(6, 6) for _ in range(6))).double()
+    models = [nn.Sequential(trunk, nn.Linear(6, 3)).double() for _ in range(2)]
+    x, failed = samples(4, 6), []
+
+    def work(model: nn.Module, name: str) -> None:
+        try:
+            for _ in range(30):
+                gradfast.grad_norms(model, x, layers=[name])
+        except ModelError as error:
+            failed.append(error)
+
+    threads = [
+        threading.Thread(target=work, args=(m, f"0.{i}.weight")) for i, m in zip((0, 4), models, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert all(p.requires_grad for p in trunk.parameters())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_in_the_middle_of_a_call_can_call() -> None:
+    script = """
+import os, signal, threading, torch, gradfast
+from torch import nn
+torch.set_num_threads(1)
+inside, go = threading.Event(), threading.Event()
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(5, 3)
+    def forward(self, x):
+        inside.set()
+        go.wait()
+        return self.a(x)
+thread = threading.Thread(target=gradfast.grad_norms, args=(Slow(), torch.randn(3, 5)))
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    gradfast.grad_norms(nn.Linear(5, 3), torch.randn(3, 5))
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+go.set()
+thread.join()
+print(status)
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout == "0\n"
+
+
+def test_a_floating_input_that_a_model_writes_to_is_the_caller_s() -> None:
+    def run(m: Any, x: Tensor) -> Tensor:
+        x.data.mul_(2)
+        return m.head(m.a(x).tanh())
+
+    x = samples(20, 5)
+    before = x.clone()
+    model = Written(run, a=nn.Linear(5, 5), head=nn.Linear(5, 4))
+    found = gradfast.grad_norms(model, x)
+    assert torch.equal(x, before)
+    assert torch.equal(gradfast.grad_norms(model, x, memory_budget="1MB").logits, found.logits)
+
+
+def test_strides_that_a_model_reads() -> None:
+    model = Written(lambda m, x: m.head(x.as_strided((len(x), 48), (x.stride(0), 1))), head=nn.Linear(48, 4))
+    check(model, samples(3, 3, 4, 4))
+
+
 def test_what_a_model_writes_down_is_put_back() -> None:
     class Writes(nn.Module):
         def __init__(self) -> None:
@@ -388,5 +556,6 @@ def test_what_a_model_writes_down_is_put_back() -> None:
     assert model.count is counted
     assert not model.count.any()
     assert not model.hidden.any()
-    assert not model.new.requires_grad
+    assert model.last is None
+    assert not hasattr(model, "new")
     copy.deepcopy(model)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +23,6 @@ class Book:
     """By whatever decides them, ``sizes`` are samples per chunk, and ``recompute`` is whether blocks are made again.
 
     ``warned``: the user was told of the fallback, ``told_of_hooks``: of backward hooks. ``channels_last``: images are handed to the model so.
-    ``lock`` is held while the model is borrowed.
     """
 
     sizes: dict[Hashable, int] = field(default_factory=dict)
@@ -32,7 +30,6 @@ class Book:
     warned: bool = False
     told_of_hooks: bool = False
     channels_last: bool = True
-    lock: RLock = field(default_factory=RLock)
     _plans: dict[frozenset[str], list[tuple[Signature, Plan]]] = field(default_factory=dict)
 
     def find(self, graph: Graph, batch: int) -> Plan | None:
@@ -89,10 +86,8 @@ def _scaled(a: Signature, batch_a: int, b: Signature, batch_b: int) -> bool:
 
 
 _BOOKS: WeakKeyDictionary[nn.Module, Book] = WeakKeyDictionary()
-_BOOKS_LOCK = Lock()
 
 
 def book_of(model: nn.Module) -> Book:
     """Kept as long as the model lives."""
-    with _BOOKS_LOCK:
-        return _BOOKS.setdefault(model, Book())
+    return _BOOKS.setdefault(model, Book())

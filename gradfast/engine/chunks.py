@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 from gradfast.engine.collect import dense_rows
@@ -102,7 +103,7 @@ def _saved_bytes(graph: Graph) -> int:
         for name in dir(node.fn):
             if name.startswith("_saved_") and not name.endswith(("_sizes", "_strides", "_opt")):
                 value = getattr(node.fn, name)
-                if isinstance(value, Tensor):
+                if isinstance(value, Tensor) and value.layout is torch.strided:
                     storage = value.untyped_storage()
                     seen[storage.data_ptr()] = storage.nbytes()
     return sum(size for storage, size in seen.items() if storage not in held)

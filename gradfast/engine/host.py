@@ -15,6 +15,8 @@ KEPT_BYTES = 256 << 20
 LEAST_BUDGET_TO_RELEASE = 64 << 20
 # Of a budget that is in use before freed memory is given back: the next tensors may take as much again before they are seen.
 NEAR = 0.9
+# The same before a sweep, which needs room between the activations that the forward pass has left.
+BEFORE_SWEEP = 0.6
 
 _STATM = Path("/proc/self/statm")
 
@@ -66,10 +68,10 @@ class Watch:
         now, cls = _resident(), type(self)
         cls._left = 0 if now is None or cls._base is None else max(0, now - cls._base)
 
-    def check(self) -> None:
-        """Gives freed memory back if this call's resident bytes are near the budget, or cannot be told."""
+    def check(self, share: float = NEAR) -> None:
+        """Gives freed memory back if this call's resident bytes are above a share of the budget, or cannot be told."""
         now, base = _resident(), type(self)._base
-        if now is None or base is None or now - base > NEAR * self._budget:
+        if now is None or base is None or now - base > share * self._budget:
             release_freed_memory()
 
     def passed(self, size: int) -> None:

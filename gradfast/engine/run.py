@@ -15,7 +15,13 @@ from gradfast.engine.backward import sweep
 from gradfast.engine.book import book_of
 from gradfast.engine.collect import Collector, Metric, SquaredNorm
 from gradfast.engine.decide import make_plan
-from gradfast.engine.host import LEAST_BUDGET_TO_RELEASE, Watch, keep_freed_memory, release_freed_memory
+from gradfast.engine.host import (
+    BEFORE_SWEEP,
+    LEAST_BUDGET_TO_RELEASE,
+    Watch,
+    keep_freed_memory,
+    release_freed_memory,
+)
 from gradfast.engine.plan import Cost, Plan, StalePlanError
 from gradfast.engine.recompute import Recomputation
 from gradfast.engine.session import Session
@@ -68,7 +74,7 @@ class Engine:
         key = (
             shapes_of_samples(x), self.names, self.session.autocast, self.budget, type(self.metric), rows
         )  # fmt: skip
-        with self.book.lock, self.session.borrow(), self.watch or nullcontext():
+        with self.session.borrow(), self.watch or nullcontext():
             self.session.channels_last = self.book.channels_last
             # Until a few samples have told what one costs, they go to be planned alone; under a budget one, then two, whose plan
             # serves for more.
@@ -153,6 +159,8 @@ class Engine:
         Raises:
             StalePlanError: what the plan leaves open matters for these samples.
         """
+        if self.watch is not None:
+            self.watch.check(BEFORE_SWEEP)
         if q is not None:
             return self._sweep_basis(graph, plan, v, q)
         return self._sweep(graph, plan, v, rows) if set(self.names) - plan.unserved else {}

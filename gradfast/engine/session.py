@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,19 @@ from gradfast.engine.recompute import Recomputation, blocks_of
 from gradfast.errors import ModelError, describe
 from gradfast.inputs import Inputs, call, map_tensors, slice_batch
 from gradfast.record import Graph, trace
+
+# Models may share parameters, so one call borrows at a time.
+_BORROWED = RLock()
+
+
+def _renew_lock() -> None:
+    """In a forked child: the thread that held the lock is not there."""
+    global _BORROWED
+    _BORROWED = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Session:
@@ -43,6 +59,7 @@ class Session:
     def borrow(self) -> Iterator[None]:
         """Inside, autograd records whatever the caller's mode; flags, values, ``.grad`` and random state are as before after it."""
         with ExitStack() as stack:
+            stack.enter_context(_BORROWED)
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
@@ -90,6 +107,10 @@ class Session:
         if logits.grad_fn is None:
             return None, exact, tape
         graph = trace(logits, self.parameters, leaves, self.names)
+        if self.channels_last and any(node.name == "AsStridedBackward0" for node in graph.nodes):
+            self.channels_last = False  # it reads memory as it lies
+            torch.set_rng_state(rng)
+            return self.record(x, chunk, recompute=recompute)
         return (graph if graph.root.wanted else None), exact, tape
 
     def _enter(self, x: Inputs, chunk: slice) -> tuple[Inputs, list[Tensor]]:
@@ -97,11 +118,11 @@ class Session:
         leaves: list[Tensor] = []
 
         def leaf(t: Tensor) -> Tensor:
+            # A model that writes to what it is given must not write to the caller's.
             if not (t.is_floating_point() or t.is_complex()):
-                return t.clone()  # a model that writes to it must not write to the caller's
-            t = t.clone() if t.is_inference() else t.detach()
-            if t.dim() == 4 and self.channels_last:
-                t = t.contiguous(memory_format=torch.channels_last)
+                return t.clone()
+            images = t.dim() == 4 and self.channels_last
+            t = t.detach().clone(memory_format=torch.channels_last if images else torch.preserve_format)
             leaves.append(t.requires_grad_())
             return t.clone() if self._own_inputs else t
 
@@ -179,26 +200,34 @@ def _values_restored(model: nn.Module) -> Iterator[None]:
     that modules remember, which would keep the recorded graph.
     """
     modules = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    registered = [(m, dict(m._buffers)) for m in modules if m._buffers]
-    remembered = [(m, _plain_tensors(m)) for m in modules]
+    remembered = [(m, dict(vars(m)), dict(m._buffers)) for m in modules]
     tables = [m for m in modules if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     written = [*model.buffers(), *(m.weight for m in tables if m.max_norm is not None)]
     before = [(t, t._version, t.detach().clone()) for t in written]
     try:
         yield
     finally:
-        for m, buffers in registered:
-            if any(m._buffers.get(name) is not t for name, t in buffers.items()):
-                m._buffers.update(buffers)  # self.count = self.count + 1
-        for m, tensors in remembered:
-            for name, t in _plain_tensors(m).items():
-                if t is not tensors.get(name):
-                    vars(m)[name] = tensors.get(name, t.detach())
+        for m, attributes, buffers in remembered:
+            _put_back(vars(m), attributes)
+            _put_back(m._buffers, buffers)
         with torch.no_grad():
             for t, version, value in before:
-                if t._version != version or not torch.equal(t, value):  # .data has no version
+                if t._version != version or _differs(t, value):
                     t.copy_(value)
 
 
-def _plain_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Of a module's attributes, those that are tensors or were: a cache that was filled, a count that was replaced."""
+    for name in [*now]:
+        there, was = now[name], before.get(name)
+        if there is not was and (isinstance(there, Tensor) or isinstance(was, Tensor)):
+            if name in before:
+                now[name] = was
+            else:
+                del now[name]
+
+
+def _differs(t: Tensor, value: Tensor) -> bool:
+    """Whether a buffer's values differ, for writing through .data leaves no version; of plain tensors alone."""
+    plain = t.layout is torch.strided and t.device.type != "meta" and not t.is_nested
+    return plain and not torch.equal(t, value)

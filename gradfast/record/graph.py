@@ -38,6 +38,10 @@ _REORDERING = {
     "GatherBackward0": "_saved_index",
     "ScatterBackward0": "_saved_index",
     "ScatterAddBackward0": "_saved_index",
+    "ScatterReduceBackward0": "_saved_index",
+    "IndexReduceBackward0": "_saved_index",
+    "SegmentReduceBackward0": "_saved_lengths",
+    "EmbeddingBackward0": "_saved_indices",
     "TakeBackward0": "_saved_index",
     "SortBackward0": "_saved_indices",
     "TopkBackward0": "_saved_indices",
@@ -45,6 +49,15 @@ _REORDERING = {
     "SliceBackward0": "_saved_start",
     "MaskedSelectBackward0": "_saved_mask",
     "MaskedScatterBackward0": "_saved_mask",
+}
+
+
+# Products whose left operand may be data that routes samples (a permutation, a dispatch to experts), and where they keep it.
+_ROUTING = {
+    "MmBackward0": "_saved_self",
+    "BmmBackward0": "_saved_self",
+    "AddmmBackward0": "_saved_mat1",
+    "BaddbmmBackward0": "_saved_batch1",
 }
 
 
@@ -113,10 +126,13 @@ def _settings(node: Node, batch: int) -> tuple[Any, ...]:
     """Shapes alone do not tell a transposition of two axes of one size from none, nor one order of the samples from another."""
     kind: type = type(node.fn)
     settings = tuple(getattr(node.fn, name) for name in _settings_of(kind))
-    where = _REORDERING.get(node.name)
-    if where is None or batch == 1:
+    if batch == 1:
         return settings
-    indices = getattr(node.fn, where)
+    if node.name in _ROUTING:
+        return (*settings, _routes(node, batch))
+    where = _REORDERING.get(node.name)
+    if where is None or (indices := getattr(node.fn, where, None)) is None:
+        return settings
     indices = indices if isinstance(indices, (list, tuple)) else [indices]
     return (*settings, *(_digest(index, node, position, batch) for position, index in enumerate(indices)))
 
@@ -127,19 +143,41 @@ def _settings_of(kind: type) -> tuple[str, ...]:
 
 
 def _digest(index: Any, node: Node, position: int, batch: int) -> bytes | int | None:
-    """Of indices that can reach across samples; None for those along an axis that cannot hold the samples' digit."""
-    if index is None:
+    """Of indices that can reach across samples; None for others.
+
+    Where the first axis is as long as there are samples, they lie there; else any axis may hold them whose length is a multiple, and the
+    first in any case, for it may have been padded.
+    """
+    source = next((e for e in node.edges if e is not None), None)
+    if index is None or source is None or not source[0].from_input:
+        return None  # a table's rows are no samples
+    operand = source[0].shapes[source[1]]
+    first = bool(operand) and operand[0] == batch
+    if isinstance(index, Tensor) and index.dtype is torch.bool:
+        by_sample = first and index.dim() > 0 and len(index) == batch
+        return _bytes_of(index.reshape(batch, -1).sum(1) if by_sample else index)
+    axis = getattr(node.fn, "_saved_dim", position)
+    axis = axis - 2**64 if axis >= 2**63 else axis  # negative ones are kept without their sign
+    axis %= max(1, len(operand))
+    if axis and (first or operand[axis] % batch):
         return None
-    operand = next((e[0].shapes[e[1]] for e in node.edges if e is not None), node.shape)
-    masked = isinstance(index, Tensor) and index.dtype is torch.bool
-    axis = getattr(node.fn, "_saved_dim", None if masked else position)
-    if axis is not None and operand:
-        axis = axis - 2**64 if axis >= 2**63 else axis  # negative ones are kept without their sign
-        if operand[axis] % batch:
-            return None
-    if isinstance(index, int):
-        return index
-    return hashlib.blake2b(index.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
+    return index if isinstance(index, int) else _bytes_of(index)
+
+
+def _routes(node: Node, batch: int) -> bytes | None:
+    """Where a product's left operand is zero, if it is data and the right one has samples along the axis that is summed over."""
+    *_, left, right = node.edges
+    if left is not None or right is None or not right[0].from_input:
+        return None
+    data = getattr(node.fn, _ROUTING[node.name])
+    if data.dim() == 3 and len(data) == batch:
+        return None
+    zeros = data == 0
+    return _bytes_of(zeros) if bool(zeros.any()) else None
+
+
+def _bytes_of(t: Tensor) -> bytes:
+    return hashlib.blake2b(t.detach().cpu().contiguous().numpy().tobytes(), digest_size=16).digest()
 
 
 def _make_node(fn: Any) -> Node:

@@ -64,6 +64,11 @@ class Manifest:
                 raise CorruptError(
                     f"{path}: names the file {record.name!r}; wanted files of this directory only"
                 )
+        samples = entry(stored, "samples", int, where=path)
+        if not records or sum(record.rows for record in records) != samples:
+            raise CorruptError(
+                f"{path}: not what gradfast wrote: {len(records)} files do not hold {samples} samples"
+            )
         return cls(
             layout, tuple(ShardFile(folder / record.name, record, layout.schema) for record in records)
         )
