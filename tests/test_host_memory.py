@@ -68,7 +68,7 @@ def test_near_its_budget_a_call_gives_freed_memory_back(monkeypatch: pytest.Monk
         assert len(given) == 1
         watch.check()  # 91
         assert len(given) == 2
-        watch.passed(5)  # not yet a twentieth
+        watch.passed(2)  # not yet more than a fiftieth
         assert len(given) == 2
         watch.passed(1)
         assert len(given) == 3

@@ -75,9 +75,9 @@ class Watch:
             release_freed_memory()
 
     def passed(self, size: int) -> None:
-        """So many bytes have gone by: looks again after each twentieth of the budget."""
+        """So many bytes have gone by, and temporaries of several times as many: looks again after each fiftieth of the budget."""
         self._passed += size
-        if self._passed > self._budget // 20:
+        if self._passed > self._budget // 50:
             self._passed = 0
             self.check()
 
