@@ -123,6 +123,11 @@ def membership(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return m.head((owner == torch.arange(len(ids))[:, None]).to(h) @ h)
 
 
+def sparse_membership(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    h, owner, _ = by_owner(m, ids, mask)
+    return m.head((owner == torch.arange(len(ids))[:, None]).to(h).to_sparse() @ h)
+
+
 def cumulated(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
     h, _, out = by_owner(m, ids, mask)
     sums = torch.cat([out[:1], h.cumsum(0)])
@@ -135,7 +140,7 @@ def segments(m: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return m.head(torch.segment_reduce(h, "sum", lengths=mask.sum(1)))
 
 
-@pytest.mark.parametrize("run", [scatter_reduce, membership, cumulated, segments])
+@pytest.mark.parametrize("run", [scatter_reduce, membership, sparse_membership, cumulated, segments])
 def test_packed_tokens_of_which_each_batch_has_others(run: Callable[..., Tensor]) -> None:
     torch.manual_seed(0)
     model = Written(run, e=nn.Embedding(9, 5), a=nn.Linear(5, 5), head=nn.Linear(5, 4))

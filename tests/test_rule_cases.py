@@ -55,6 +55,16 @@ def by_complex(t: Tensor) -> Tensor:
     return torch.view_as_complex(t.contiguous())
 
 
+def neighbours(m: Any, x: Tensor) -> Tensor:
+    """Each node of a ring of eight takes its neighbour's features in, by a sparse adjacency matrix; nodes first."""
+    ring = (torch.eye(8) + torch.eye(8).roll(1, 0)).to(x.dtype).to_sparse()
+    h = m.a(x).transpose(0, 1).flatten(1)
+    return m.head((ring @ h).view(8, len(x), 5).transpose(0, 1).tanh().mean(1))
+
+
+use("sparse-adjacency", normal(3, 8, 5), neighbours, a=linear(5, 5), head=linear(5, 4))
+
+
 # Complex intermediates
 use(
     "rotary-complex",

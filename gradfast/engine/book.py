@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from gradfast.engine.plan import Plan
 from gradfast.record import Graph
-
-Signature = tuple[Any, ...]
+from gradfast.record.signature import Signature, signature
 
 # Of a model and a choice of its parameters; sentences of many lengths have as many.
 MOST_PLANS = 256
@@ -38,11 +36,11 @@ class Book:
         A plan for another number of samples serves where every size is the same or grew with the samples: where the samples lie
         does not depend on how many they are. A batch of one is planned without looking for them, and serves only itself.
         """
-        signature = graph.signature(batch)
+        sought = signature(graph, batch)
         for known, plan in reversed(self._plans.get(graph.root.wanted, [])):
-            if plan.batch == batch and known == signature:
+            if plan.batch == batch and known == sought:
                 return plan
-            if min(plan.batch, batch) > 1 and _scaled(known, plan.batch, signature, batch):
+            if min(plan.batch, batch) > 1 and _scaled(known, plan.batch, sought, batch):
                 scaled = _scale(plan, graph, batch)
                 if scaled is not None:
                     self.add(graph, scaled)
@@ -52,9 +50,9 @@ class Book:
     def add(self, graph: Graph, plan: Plan) -> None:
         """Keeps a plan in place of an earlier one of the same graph, and lets go of the oldest of very many."""
         plans = self._plans.setdefault(graph.root.wanted, [])
-        signature = graph.signature(plan.batch)
-        plans[:] = [(s, p) for s, p in plans if p.batch != plan.batch or s != signature][1 - MOST_PLANS :]
-        plans.append((signature, plan))
+        own = signature(graph, plan.batch)
+        plans[:] = [(s, p) for s, p in plans if p.batch != plan.batch or s != own][1 - MOST_PLANS :]
+        plans.append((own, plan))
 
 
 def _scale(plan: Plan, graph: Graph, batch: int) -> Plan | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from gradfast.record.layout import Layout
@@ -37,12 +38,14 @@ class Mm(Rule):
     def closed_form(self, node: Node, grads: Grads, needs: Sequence[bool]) -> Grads:
         g = scaled(single(grads), self.alpha(node))
         out: list[Tensor | None] = [None] * self.first
-        out.append(g @ node.saved(self.right).t() if needs[self.first] else None)
-        out.append(node.saved(self.left).t() @ g if needs[self.first + 1] else None)
+        by_left, by_right = needs[self.first : self.first + 2]
+        out.append(g @ node.saved(self.right).t() if by_left and _is_dense(node, self.right) else None)
+        out.append(node.saved(self.left).t() @ g if by_right and _is_dense(node, self.left) else None)
         return out
 
     def separable(self, node: Node, edge: int, layout: Layout, batch: int) -> bool:
-        return batch == 1 or layout.axis == (0 if edge == self.first + 1 else 1)
+        side, other = (0, self.left) if edge == self.first + 1 else (1, self.right)
+        return _is_dense(node, other) and (batch == 1 or layout.axis == side)
 
     def use(self, node: Node, g: Tensor, edge: int, layout: Layout, batch: int) -> Use:
         g = scaled(g, self.alpha(node))
@@ -54,6 +57,11 @@ class Mm(Rule):
             x, g, transposed = node.saved(self.right).t(), g.transpose(1, 2), False
         rows = Layout(0, layout.inner if batch > 1 else x.shape[0])
         return LinearUse(rows.split(x.conj(), batch, 0), rows.split(g, batch, 1), transposed)
+
+
+def _is_dense(node: Node, operand: str) -> bool:
+    """An adjacency matrix may be sparse: autograd has the products that are needed then."""
+    return node.tensor(operand).layout is torch.strided
 
 
 @register("AddmmBackward0")
