@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,6 +75,15 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     FeatureExtractor(net(), **OPTIONS).extract(Samples(), folder, **FILES)
     torch.set_num_threads(threads)
     return folder
+
+
+def test_the_documentation_s_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[1] / "docs" / "distributed.md"
+    (block,) = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(block, names)
+    assert len(names["features"]) == 100
 
 
 def test_two_actors_one_killed(unbroken: Path, tmp_path: Path) -> None:

@@ -8,10 +8,13 @@ driver writes what comes back, in order.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,11 +123,18 @@ class _Pool:
 
 
 class _Actor:
-    """What lives in an actor: the model, and how to extract with it."""
+    """What lives in an actor: the model, and how to extract with it.
 
-    def __init__(self, model: Any, options: dict[str, Any], device: str | None, threads: int) -> None:
+    ``folder`` is where the driver works: relative paths, also those in a data set, are meant from there.
+    """
+
+    def __init__(
+        self, model: Any, options: dict[str, Any], device: str | None, threads: int, folder: str
+    ) -> None:
         import ray
 
+        with contextlib.suppress(OSError):  # another machine may have no such folder
+            os.chdir(folder)
         torch.set_num_threads(threads)
         made: Model = ray.get(model)
         self.extractor = FeatureExtractor(
@@ -262,7 +272,7 @@ class _Driver:
     def _actor(self) -> tuple[Any, ...]:
         import ray
 
-        return ray.put(self.model), self.options, self.pool.device, self.pool.threads
+        return ray.put(self.model), self.options, self.pool.device, self.pool.threads, str(Path.cwd())
 
 
 def _open(dataset: Any, preprocess: Preprocess | None) -> Any:
