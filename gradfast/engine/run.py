@@ -33,6 +33,7 @@ from gradfast.record import Graph
 Cotangents = Callable[[Tensor, slice], Tensor]
 
 FIRST_CHUNK = 8
+FEW = 5  # tell layouts apart that two samples leave open, before a probe of a whole chunk has to
 
 
 class Engine:
@@ -61,6 +62,7 @@ class Engine:
         self.reached: set[str] = set()
         # Whether blocks are made again; under a budget the first sample tells.
         self.recompute: bool | None = False if memory_budget is None else None
+        self.layouts_open = False
 
     def run(
         self, x: Inputs, batch: int, cotangents: Cotangents, rows: int | None = None
@@ -102,6 +104,8 @@ class Engine:
                     settled = True  # there were more samples than fit
                 elif part.stop == 1:
                     size = min(size, 2)
+                elif part.stop == 2 and self.layouts_open:
+                    size = min(size, FEW)
             if self.budget is None or batch > 1:  # a batch of one is planned without looking for samples
                 self.book.sizes[key] = size
             if self.recompute is not None:
@@ -133,6 +137,9 @@ class Engine:
         self.reached |= graph.reached & set(self.names)
         self._warn_of_hooks(graph)
         plan = self._plan(graph, z, count, tape)
+        if plan.open and batch is not None and 2 < count <= FEW:
+            plan = self._plan_anew(graph, z, plan)
+        self.layouts_open = bool(plan.open)
         q = self._basis(graph, plan, v)
         together = self.metric.all_rows or q is not None
         width = v.shape[0] if q is None else q.shape[1]
