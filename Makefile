@@ -4,6 +4,8 @@
 #   make test      the tests, but for those marked slow and those of cuda-check (make test-all: every one)
 #   make fuzz      so many new random models, and models changed between calls, against autograd (FUZZ=1000); prints how to repeat a failure
 #   make cpp-test  the C++ unit tests, with CMake and ctest
+#   make cpp-test SANITIZE=thread  the same under ThreadSanitizer, or address,undefined
+#   make asan      the tests of make test, with kernels built for AddressSanitizer and UndefinedBehaviorSanitizer
 #   make lint      ruff, mypy and clang-format
 #   make cuda-check  the CUDA sources, as far as a machine without a GPU can tell (docs/cuda.md)
 #   make docs      the documentation, into build/site; has an environment of its own
@@ -18,6 +20,7 @@ PIP_TORCH ?= torch torchvision
 PYTEST_ARGS ?=
 SANITIZE ?=
 FUZZ ?= 1000
+ASAN_FLAGS := -fsanitize=address,undefined
 CPP_CUDA ?= OFF
 
 BIN := $(VENV)/bin
@@ -27,7 +30,7 @@ PEERS := $(VENV)/.gradfast-peers
 SOURCES := $(shell find csrc build_support -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.py')
 CMAKE_BUILD := build/cmake$(if $(SANITIZE),-sanitize)
 
-.PHONY: setup demo test test-all fuzz cpp-test lint format docs lock bench clean distclean
+.PHONY: setup demo test test-all fuzz asan cpp-test lint format docs lock bench clean distclean
 
 setup: $(EXTENSION)
 
@@ -51,6 +54,15 @@ cpp-test: $(DEPENDENCIES)
 		-DPython3_EXECUTABLE="$(abspath $(BIN))/python" -DGRADFAST_SANITIZE=$(SANITIZE) -DGRADFAST_CUDA=$(CPP_CUDA)
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(CMAKE_BUILD) $(if $(MAX_JOBS),-j $(MAX_JOBS))
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(CMAKE_BUILD) --output-on-failure
+
+# Beside the checkout's own extension; the check is that what is loaded was instrumented.
+asan: $(DEPENDENCIES)
+	CFLAGS="$(ASAN_FLAGS) -fno-sanitize-recover=undefined -fno-omit-frame-pointer" LDFLAGS="$(ASAN_FLAGS)" \
+		$(BIN)/python setup.py -q build_py --build-lib build/asan/lib build_ext --build-lib build/asan/lib --build-temp build/asan/temp
+	nm -D build/asan/lib/gradfast/_C*.so | grep -q __asan_report_load
+	nm -D build/asan/lib/gradfast/_C*.so | grep -q __ubsan_handle
+	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		PYTHONPATH=build/asan/lib $(BIN)/pytest -m "not slow" --ignore=tests/cuda_on_cpu $(PYTEST_ARGS)
 
 lint: $(EXTENSION)
 	$(BIN)/ruff check .
