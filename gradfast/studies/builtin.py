@@ -60,7 +60,7 @@ OOD = Study(
     },
     profiles={
         "quick": Profile(200, 1000, 3, models=("resnet20",)),
-        "full": Profile(_SMALL, 2000, 5, model_images={"resnet56": 200, "densenet": 100}),
+        "full": Profile(_SMALL, 2000, 5, model_images={"densenet": 200}),
     },
 )  # fmt: skip
 
@@ -84,7 +84,7 @@ ADVERSARIAL = Study(
     attacks=("fgsm", "bim", "cw", "pgd", "iterll", "semantic"),
     profiles={
         "quick": Profile(160, 1000, 3, models=("resnet20",)),
-        "full": Profile(800, 2000, 5, model_images={"resnet56": 400, "densenet": 60}),
+        "full": Profile(800, 2000, 5, model_images={"resnet56": 400, "densenet": 200}),
     },
 )
 
@@ -97,7 +97,7 @@ CORRUPTION = Study(
     corruptions=("noise", "lens_blur", "gaussian_blur", "dirty_lens", "exposure", "snow", "haze", "decolor"),
     profiles={
         "quick": Profile(60, 1000, 3, models=("resnet20",)),
-        "full": Profile(500, 5000, 5, model_images={"resnet56": 60, "densenet": 40}),
+        "full": Profile(500, 5000, 5, model_images={"resnet56": 200, "densenet": 200}),
     },
 )
 
