@@ -124,6 +124,16 @@ def test_every_source_gives_a_row_of_named_columns_per_sample(name: str) -> None
     )
 
 
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_columns_are_the_same_where_gradients_are_off(name: str, without: Callable[[], Any]) -> None:
+    source = fitted(name, small())
+    x, _ = batches()[0]
+    with without():
+        found = source.columns(x)
+    torch.testing.assert_close(found, source.columns(x), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", sorted(SOURCES))
 def test_the_model_is_left_as_it_was(name: str) -> None:
     model = small()

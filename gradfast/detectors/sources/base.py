@@ -70,7 +70,10 @@ class Source(ABC):
                 f"{self.name}: not fitted yet; call fit with batches (x, y) of in-distribution samples"
             )
         finite = activations.logits.detach().isfinite().all(1, keepdim=True)
-        return self._columns(activations).detach().float().masked_fill(~finite, torch.nan)
+        # Whoever scores may do so under no_grad, which a step along the input's gradient cannot.
+        with torch.inference_mode(False), torch.set_grad_enabled(self.record):
+            columns = self._columns(activations)
+        return columns.detach().float().masked_fill(~finite, torch.nan)
 
     @abstractmethod
     def _columns(self, activations: Activations) -> Tensor: ...

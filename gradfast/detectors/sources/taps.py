@@ -162,8 +162,9 @@ class Tap:
             )
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise ModelError(f"model: its output is {describe(logits)}; wanted logits [B, K]")
-        stages = tuple(pooled(found[name], self._modules[name]) for name in self.stages)
-        return Activations(x, logits, found[""].flatten(1), stages)
+        with torch.inference_mode(False), torch.set_grad_enabled(record):
+            stages = tuple(pooled(found[name], self._modules[name]) for name in self.stages)
+            return Activations(x, logits, found[""].flatten(1), stages)
 
     def _placed(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
