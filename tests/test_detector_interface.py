@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradfast import FeatureExtractor, grad_norms
@@ -240,6 +240,21 @@ class TestBound:
         np.testing.assert_array_equal(loaded.save(tmp_path / "e").name, "e")
         with pytest.raises(InputError, match=r"model fingerprint|source fingerprint"):
             Detector.load(tmp_path / "e").bind(network(1)).predict(x)
+
+    @pytest.mark.parametrize("name", ["knn", "mahalanobis", "penultimate", "gradnorm", "lid"])
+    def test_the_head_and_the_stages_that_were_named_are_saved_and_compared(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(*network()[:-1], nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5)).eval()
+        settings: dict[str, Any] = {"k": 5} if name in ("knn", "lid") else {}
+        detector: Detector = SourceClassifier(name) if name in ("penultimate", "lid") else SourceScore(name)
+        detector.bind(model, head="6", stages=("2", "6"), **settings).fit(LOADER)
+        x = batches(seed=9)[0][0]
+        loaded = Detector.load(detector.save(tmp_path / "d"))
+        torch.testing.assert_close(loaded.bind(model).predict(x), detector.predict(x), rtol=0, atol=0)
+        with pytest.raises(InputError, match=r"source fingerprint is|wanted '|layers, wanted"):
+            loaded.bind(model, head="8").predict(x)
 
     def test_a_source_fitted_to_other_samples_is_refused(self, tmp_path: Path) -> None:
         model = network()

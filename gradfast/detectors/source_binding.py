@@ -37,7 +37,8 @@ class SourceDetector(Detector):
 
     def _tensors(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if isinstance(self._reader, SourceReader):
-            return self._reader.source.settings(), self._reader.source.state()
+            source = self._reader.source
+            return {**source.settings(), **source.places()}, source.state()
         return self._saved or ({}, {})
 
     def _restore_tensors(self, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:

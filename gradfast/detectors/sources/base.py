@@ -91,21 +91,27 @@ class Source(ABC):
         return True
 
     def settings(self) -> dict[str, Any]:
-        """What the columns depend on besides the model and the training samples, JSON-able."""
+        """What the columns depend on besides the model, where it is read (`places`) and the training samples, JSON-able."""
         return {}
+
+    def places(self) -> dict[str, Any]:
+        """The `head` and the `stages` that were named, JSON-able; empty where both were found."""
+        head, stages = self.tap.asked
+        named = {"head": head, "stages": None if stages is None else list(stages)}
+        return {key: value for key, value in named.items() if value is not None}
 
     def state(self) -> dict[str, Tensor]:
         """What was fitted."""
         return {}
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the model, the settings and what was fitted: equal ones give equal columns."""
+        """Hex SHA-256 of the model, the settings, the places and what was fitted: equal ones give equal columns."""
         if self._fingerprint is None:
             self._fingerprint = self._digest()
         return self._fingerprint
 
     def _digest(self) -> str:
-        facts = [self.name, self._model_fingerprint, self.settings()]
+        facts = [self.name, self._model_fingerprint, {**self.settings(), **self.places()}]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for key, tensor in sorted(self.state().items()):
             digest.update(f"{key} {list(tensor.shape)}".encode())
