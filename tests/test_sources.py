@@ -13,7 +13,15 @@ from detector_samples import network as small
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor, nn
 
-from gradfast.detectors.sources import SOURCES, Source, SourceColumns, Tap, make_source, run_sources
+from gradfast.detectors.sources import (
+    SOURCES,
+    Source,
+    SourceColumns,
+    Tap,
+    fit_sources,
+    make_source,
+    run_sources,
+)
 from gradfast.detectors.sources.reservoir import Reservoir
 from gradfast.errors import InputError, ModelError
 
@@ -71,6 +79,28 @@ def test_one_forward_serves_all_sources_that_share_a_tap() -> None:
         alone = torch.cat([source.columns(x) for x, _ in batches()])
         np.testing.assert_allclose(found[source.name].values, alone.numpy(), rtol=1e-6)
         assert found[source.name].shape == (20, len(source.names))
+
+
+def test_sources_that_read_other_places_are_fitted_together_each_to_its_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*small()[:-1], nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5)).eval()
+    places = ({"head": "6"}, {}, {})
+    together = [
+        make_source(name, model, **place)
+        for name, place in zip(("mahalanobis", "mahalanobis_p", "vim"), places, strict=True)
+    ]
+    fit_sources(together, batches(200, seed=1))
+    x, _ = batches()[0]
+    for source, place in zip(together, places, strict=True):
+        alone = make_source(source.name, model, **place).fit(batches(200, seed=1))
+        torch.testing.assert_close(source.columns(x), alone.columns(x))
+
+
+def test_sources_of_one_name_are_refused_in_one_run() -> None:
+    model = small()
+    steps = [make_source("odin", model, eps=eps) for eps in (0.0, 0.1)]
+    with pytest.raises(InputError, match="sources: got 2 called odin"):
+        run_sources(steps, batches())
 
 
 def test_columns_index_and_concat() -> None:
