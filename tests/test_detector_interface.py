@@ -256,6 +256,16 @@ class TestBound:
         with pytest.raises(InputError, match=r"source fingerprint is|wanted '|layers, wanted"):
             loaded.bind(model, head="8").predict(x)
 
+    def test_maximum_softmax_refuses_another_model_too(self, tmp_path: Path) -> None:
+        model, (x, _) = network(), batches(seed=9)[0]
+        bound = MaximumSoftmax().bind(model).fit(LOADER)
+        of_features = MaximumSoftmax().fit(FeatureExtractor(model).extract(x, progress=False))
+        for number, detector in enumerate((bound, of_features)):
+            loaded = Detector.load(detector.save(tmp_path / str(number)))
+            torch.testing.assert_close(loaded.bind(model).predict(x), bound.predict(x))
+            with pytest.raises(InputError, match="model fingerprint"):
+                loaded.bind(network(1))
+
     def test_a_source_fitted_to_other_samples_is_refused(self, tmp_path: Path) -> None:
         model = network()
         detector = SourceScore("mahalanobis").bind(model).fit(LOADER)

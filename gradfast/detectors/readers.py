@@ -15,6 +15,7 @@ from gradfast.detectors.sources.taps import Tap
 from gradfast.errors import GradfastError, InputError, describe
 from gradfast.extractor import FeatureExtractor
 from gradfast.features import Features
+from gradfast.models.fingerprint import fingerprint
 
 __all__ = ["LogitReader", "NormReader", "Reader", "SourceReader", "read_inputs"]
 
@@ -109,10 +110,9 @@ class SourceReader:
 
 
 class LogitReader:
-    """Logits alone, [B, K]."""
+    """Logits alone, [B, K], as columns that know their model."""
 
     needs_fit = False
-    settings: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
     def __init__(self, tap: Tap, batch_size: int = 64) -> None:
         self.tap = tap
@@ -122,8 +122,13 @@ class LogitReader:
     def model(self) -> nn.Module:
         return self.tap.model
 
-    def read(self, x: Any) -> Any:
-        return self.tap(_tensor(x)).logits.detach().cpu()
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return {"columns": "logits", "model_fingerprint": fingerprint(self.model)}
+
+    def read(self, x: Any) -> SourceColumns:
+        logits = self.tap(_tensor(x)).logits.detach().float().cpu().numpy()
+        return SourceColumns(logits, settings=self.settings)
 
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Nothing to fit."""
