@@ -256,6 +256,18 @@ class TestBound:
         with pytest.raises(InputError, match=r"source fingerprint is|wanted '|layers, wanted"):
             loaded.bind(model, head="8").predict(x)
 
+    def test_settings_that_are_numpys_numbers_are_kept(self, tmp_path: Path) -> None:
+        model, (x, _) = network(), batches(seed=9)[0]
+        detector = Purview(tpr=np.float32(0.5), random_state=np.int64(3))  # type: ignore[arg-type]
+        detector.bind(model, classes=np.array([0, 3])).fit(LOADER)
+        loaded = Detector.load(detector.save(tmp_path / "norms")).bind(model)
+        assert loaded.get_params() == {**detector.get_params(), "tpr": 0.5, "random_state": 3}
+        found = StreamScorer({"one": detector, "two": loaded}).scores(x)
+        np.testing.assert_array_equal(found["one"], found["two"])
+        nearest = SourceScore("knn").bind(model, k=np.int64(5)).fit(LOADER)
+        loaded = Detector.load(nearest.save(tmp_path / "source")).bind(model)
+        torch.testing.assert_close(loaded.predict(x), nearest.predict(x))
+
     def test_maximum_softmax_refuses_another_model_too(self, tmp_path: Path) -> None:
         model, (x, _) = network(), batches(seed=9)[0]
         bound = MaximumSoftmax().bind(model).fit(LOADER)
