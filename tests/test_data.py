@@ -120,6 +120,14 @@ class TestImageFolder:
         assert [label for _, label in (images[i] for i in range(6))] == [0, 0, 0, 1, 1, 1]
         assert torch.equal(images[4][0], Preprocess()(picture(4)))
 
+    def test_hidden_folders_are_no_classes(self, folder: Path) -> None:
+        for hidden in (folder / ".ipynb_checkpoints", folder / "cat" / ".thumbnails"):
+            hidden.mkdir()
+            (hidden / "0-checkpoint.png").write_bytes(encoded(picture(0)))
+        images = open_images(folder)
+        assert images.classes == ("cat", "dog")
+        assert [images[i][1] for i in range(len(images))] == [0, 0, 0, 1, 1, 1]
+
     def test_flat_folder_has_no_labels(self, folder: Path) -> None:
         images = open_images(folder / "dog", limit=2)
         assert len(images) == 2
