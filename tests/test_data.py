@@ -162,6 +162,15 @@ class TestImageFolder:
         (folder / "dog" / "2.png").write_bytes(encoded(picture(9, (9, 9))))
         assert open_images(folder).fingerprint() != before
 
+    def test_fingerprint_tells_uncompressed_sets_of_the_same_names_apart(self, tmp_path: Path) -> None:
+        for seed, name in enumerate(("known", "unknown")):
+            (tmp_path / name).mkdir()
+            for i in range(5):
+                picture(10 * seed + i).save(tmp_path / name / f"{i}.bmp")
+        known, unknown = (open_images(tmp_path / name).fingerprint() for name in ("known", "unknown"))
+        assert known != unknown
+        assert open_images(tmp_path / "known").fingerprint() == known
+
 
 class TestImageParquet:
     def test_reads_across_row_groups(self, tmp_path: Path) -> None:
