@@ -79,6 +79,11 @@ class TestPreprocess:
         x = Preprocess(channels=1)(deep)
         assert (x * 255).round().int().tolist() == [[[0, 100], [200, 255]]]
 
+    def test_pixels_that_are_floats_are_refused(self, tmp_path: Path) -> None:
+        Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(ImageError, match=r"a\.tif: image: its pixels are floats"):
+            open_images(tmp_path, Preprocess(channels=1))[0]
+
     def test_jpeg_pass_is_that_of_a_jpeg_file_of_the_final_size(self) -> None:
         image = picture(1, (16, 16))
         stored = Image.open(io.BytesIO(encoded(image, "JPEG", quality=60, subsampling="4:2:0")))
