@@ -209,6 +209,26 @@ class TestBound:
         known = [detector.predict(x) for x, _ in batches(60, seed=5)]
         assert np.mean(np.concatenate(known) <= detector.threshold_) > 0.8
 
+    @pytest.mark.parametrize("name", ["mahalanobis", "vim", "mahalanobis_fe"])
+    def test_thresholds_are_for_samples_that_the_source_has_not_seen(self, name: str) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 5)).eval()
+        known, unseen, outliers = torch.randn(200, 16), torch.randn(1000, 16), 3 * torch.rand(100, 16)
+        y = torch.cat([torch.zeros(200), -torch.ones(100)]).long()
+        loader = DataLoader(
+            TensorDataset(torch.cat([known, outliers]), y), batch_size=30, shuffle=True
+        )  # another order in each pass
+        detector: Detector = SourceClassifier(name) if name == "mahalanobis_fe" else SourceScore(name)
+        detector.bind(model).fit(loader)
+        accepted = float((detector.predict(unseen) <= detector.threshold_).float().mean())
+        assert 0.85 < accepted < 0.999
+        if detector.learns:
+            assert detector.predict_proba(unseen)[:, 1].mean() < 0.3
+
+    def test_too_few_samples_to_leave_some_out_are_told(self) -> None:
+        with pytest.warns(UserWarning, match="knn: got too few training samples to leave some out"):
+            SourceScore("knn").bind(network(), k=9).fit(batches(10, seed=1))
+
     def test_outliers_are_left_out_by_what_does_not_learn_from_them(self) -> None:
         with_outliers = OneClassNorms(folds=2).bind(network()).fit(LOADER)
         without = OneClassNorms(folds=2).bind(network()).fit(LOADER[:12])

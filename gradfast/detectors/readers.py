@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gradfast.detectors.sources.base import Source
+from gradfast.detectors.sources.base import FittedSource, Source
 from gradfast.detectors.sources.columns import SourceColumns
+from gradfast.detectors.sources.left_out import LeftOut
 from gradfast.detectors.sources.taps import Tap
 from gradfast.errors import GradfastError, InputError, describe
 from gradfast.extractor import FeatureExtractor
@@ -48,8 +49,8 @@ class Reader(Protocol):
     def read(self, x: Any) -> Any:
         """Features of one batch."""
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Takes in-distribution training batches, if `needs_fit`."""
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
+        """Takes in-distribution training batches, if `needs_fit`; gives what reads these very samples, see `LeftOut`."""
 
 
 class NormReader:
@@ -78,8 +79,9 @@ class NormReader:
             values, layers=norms.layers, logits=logits, classes=classes, settings=self.settings
         )
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
         """Nothing to fit."""
+        return self
 
 
 class SourceReader:
@@ -105,8 +107,22 @@ class SourceReader:
         """Columns of this source as detectors take them."""
         return SourceColumns(columns.cpu().numpy(), tuple(self.source.names), self.settings)
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        self.source.fit(batches)
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
+        if not isinstance(self.source, FittedSource):
+            return self
+        left_out = LeftOut(self.source, twins)
+        left_out.fit(batches)
+        return _OwnSamples(self, left_out)
+
+
+class _OwnSamples:
+    """Reads the samples that a source was fitted to as if it had not seen them."""
+
+    def __init__(self, reader: SourceReader, left_out: LeftOut) -> None:
+        self._reader, self._left_out = reader, left_out
+
+    def read(self, x: Any) -> SourceColumns:
+        return self._reader.wrap(self._left_out.columns(_tensor(x)))
 
 
 class LogitReader:
@@ -130,8 +146,9 @@ class LogitReader:
         logits = self.tap(_tensor(x)).logits.detach().float().cpu().numpy()
         return SourceColumns(logits, settings=self.settings)
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
         """Nothing to fit."""
+        return self
 
 
 def _tensor(x: Any) -> Tensor:

@@ -63,6 +63,13 @@ class Activations:
             tuple(stage.detach() for stage in self.stages), self._predictions,
         )  # fmt: skip
 
+    def rows(self, rows: Tensor) -> Activations:
+        """Those of some samples, by a mask [B]; without the recorded graph."""
+        return Activations(
+            self.x[rows], self.logits[rows], self.penultimate[rows], tuple(stage[rows] for stage in self.stages),
+            None if self._predictions is None else self._predictions[rows],
+        )  # fmt: skip
+
 
 class Tap:
     """Runs a model and reads its penultimate features and stages by hooks, which are gone afterwards.
