@@ -79,6 +79,11 @@ class TestPreprocess:
         x = Preprocess(channels=1)(deep)
         assert (x * 255).round().int().tolist() == [[[0, 100], [200, 255]]]
 
+    def test_pixels_that_are_floats_are_refused(self, tmp_path: Path) -> None:
+        Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
+        with pytest.raises(ImageError, match=r"a\.tif: image: its pixels are floats"):
+            open_images(tmp_path, Preprocess(channels=1))[0]
+
     def test_jpeg_pass_is_that_of_a_jpeg_file_of_the_final_size(self) -> None:
         image = picture(1, (16, 16))
         stored = Image.open(io.BytesIO(encoded(image, "JPEG", quality=60, subsampling="4:2:0")))
@@ -120,6 +125,14 @@ class TestImageFolder:
         assert [label for _, label in (images[i] for i in range(6))] == [0, 0, 0, 1, 1, 1]
         assert torch.equal(images[4][0], Preprocess()(picture(4)))
 
+    def test_hidden_folders_are_no_classes(self, folder: Path) -> None:
+        for hidden in (folder / ".ipynb_checkpoints", folder / "cat" / ".thumbnails"):
+            hidden.mkdir()
+            (hidden / "0-checkpoint.png").write_bytes(encoded(picture(0)))
+        images = open_images(folder)
+        assert images.classes == ("cat", "dog")
+        assert [images[i][1] for i in range(len(images))] == [0, 0, 0, 1, 1, 1]
+
     def test_flat_folder_has_no_labels(self, folder: Path) -> None:
         images = open_images(folder / "dog", limit=2)
         assert len(images) == 2
@@ -153,6 +166,15 @@ class TestImageFolder:
         assert open_images(folder, limit=4).fingerprint() != before
         (folder / "dog" / "2.png").write_bytes(encoded(picture(9, (9, 9))))
         assert open_images(folder).fingerprint() != before
+
+    def test_fingerprint_tells_uncompressed_sets_of_the_same_names_apart(self, tmp_path: Path) -> None:
+        for seed, name in enumerate(("known", "unknown")):
+            (tmp_path / name).mkdir()
+            for i in range(5):
+                picture(10 * seed + i).save(tmp_path / name / f"{i}.bmp")
+        known, unknown = (open_images(tmp_path / name).fingerprint() for name in ("known", "unknown"))
+        assert known != unknown
+        assert open_images(tmp_path / "known").fingerprint() == known
 
 
 class TestImageParquet:

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import check_estimator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradfast import FeatureExtractor, grad_norms
@@ -209,6 +209,26 @@ class TestBound:
         known = [detector.predict(x) for x, _ in batches(60, seed=5)]
         assert np.mean(np.concatenate(known) <= detector.threshold_) > 0.8
 
+    @pytest.mark.parametrize("name", ["mahalanobis", "vim", "mahalanobis_fe"])
+    def test_thresholds_are_for_samples_that_the_source_has_not_seen(self, name: str) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 5)).eval()
+        known, unseen, outliers = torch.randn(200, 16), torch.randn(1000, 16), 3 * torch.rand(100, 16)
+        y = torch.cat([torch.zeros(200), -torch.ones(100)]).long()
+        loader = DataLoader(
+            TensorDataset(torch.cat([known, outliers]), y), batch_size=30, shuffle=True
+        )  # another order in each pass
+        detector: Detector = SourceClassifier(name) if name == "mahalanobis_fe" else SourceScore(name)
+        detector.bind(model).fit(loader)
+        accepted = float((detector.predict(unseen) <= detector.threshold_).float().mean())
+        assert 0.85 < accepted < 0.999
+        if detector.learns:
+            assert detector.predict_proba(unseen)[:, 1].mean() < 0.3
+
+    def test_too_few_samples_to_leave_some_out_are_told(self) -> None:
+        with pytest.warns(UserWarning, match="knn: got too few training samples to leave some out"):
+            SourceScore("knn").bind(network(), k=9).fit(batches(10, seed=1))
+
     def test_outliers_are_left_out_by_what_does_not_learn_from_them(self) -> None:
         with_outliers = OneClassNorms(folds=2).bind(network()).fit(LOADER)
         without = OneClassNorms(folds=2).bind(network()).fit(LOADER[:12])
@@ -240,6 +260,43 @@ class TestBound:
         np.testing.assert_array_equal(loaded.save(tmp_path / "e").name, "e")
         with pytest.raises(InputError, match=r"model fingerprint|source fingerprint"):
             Detector.load(tmp_path / "e").bind(network(1)).predict(x)
+
+    @pytest.mark.parametrize("name", ["knn", "mahalanobis", "penultimate", "gradnorm", "lid"])
+    def test_the_head_and_the_stages_that_were_named_are_saved_and_compared(
+        self, name: str, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(*network()[:-1], nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5)).eval()
+        settings: dict[str, Any] = {"k": 5} if name in ("knn", "lid") else {}
+        detector: Detector = SourceClassifier(name) if name in ("penultimate", "lid") else SourceScore(name)
+        detector.bind(model, head="6", stages=("2", "6"), **settings).fit(LOADER)
+        x = batches(seed=9)[0][0]
+        loaded = Detector.load(detector.save(tmp_path / "d"))
+        torch.testing.assert_close(loaded.bind(model).predict(x), detector.predict(x), rtol=0, atol=0)
+        with pytest.raises(InputError, match=r"source fingerprint is|wanted '|layers, wanted"):
+            loaded.bind(model, head="8").predict(x)
+
+    def test_settings_that_are_numpys_numbers_are_kept(self, tmp_path: Path) -> None:
+        model, (x, _) = network(), batches(seed=9)[0]
+        detector = Purview(tpr=np.float32(0.5), random_state=np.int64(3))  # type: ignore[arg-type]
+        detector.bind(model, classes=np.array([0, 3])).fit(LOADER)
+        loaded = Detector.load(detector.save(tmp_path / "norms")).bind(model)
+        assert loaded.get_params() == {**detector.get_params(), "tpr": 0.5, "random_state": 3}
+        found = StreamScorer({"one": detector, "two": loaded}).scores(x)
+        np.testing.assert_array_equal(found["one"], found["two"])
+        nearest = SourceScore("knn").bind(model, k=np.int64(5)).fit(LOADER)
+        loaded = Detector.load(nearest.save(tmp_path / "source")).bind(model)
+        torch.testing.assert_close(loaded.predict(x), nearest.predict(x))
+
+    def test_maximum_softmax_refuses_another_model_too(self, tmp_path: Path) -> None:
+        model, (x, _) = network(), batches(seed=9)[0]
+        bound = MaximumSoftmax().bind(model).fit(LOADER)
+        of_features = MaximumSoftmax().fit(FeatureExtractor(model).extract(x, progress=False))
+        for number, detector in enumerate((bound, of_features)):
+            loaded = Detector.load(detector.save(tmp_path / str(number)))
+            torch.testing.assert_close(loaded.bind(model).predict(x), bound.predict(x))
+            with pytest.raises(InputError, match="model fingerprint"):
+                loaded.bind(network(1))
 
     def test_a_source_fitted_to_other_samples_is_refused(self, tmp_path: Path) -> None:
         model = network()

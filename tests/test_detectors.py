@@ -256,7 +256,12 @@ class TestPersistence:
         fitted.save(tmp_path / "d")
         with pytest.raises(InputError, match="already holds a saved detector"):
             fitted.save(tmp_path / "d")
+        (tmp_path / "d" / "scores.csv").write_text("mine")
+        (tmp_path / "d" / "report.html").write_text("of the one before")
         fitted.save(tmp_path / "d", overwrite=True)
+        assert (tmp_path / "d" / "scores.csv").read_text() == "mine"
+        assert not (tmp_path / "d" / "report.html").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["d"]
         (tmp_path / "photos").mkdir()
         with pytest.raises(InputError, match="holds no detector, so it is not overwritten"):
             fitted.save(tmp_path / "photos", overwrite=True)

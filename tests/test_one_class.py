@@ -146,3 +146,17 @@ class TestSyntheticOutliers:
     def test_bad_images(self, images: torch.Tensor, options: dict[str, object], message: str) -> None:
         with pytest.raises(InputError, match=message):
             synthetic_outliers(images, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["mahalanobis", "forest"])
+def test_known_samples_of_a_class_with_few_of_them_are_not_all_out(method: str) -> None:
+    def samples(counts: list[int], seed: int) -> Features:
+        rng = np.random.default_rng(seed)
+        classes = np.repeat(np.arange(len(counts)), counts)
+        values = np.exp(0.3 * rng.normal(size=(len(classes), 6)) + classes[:, None])
+        return Features.from_arrays(values, layers=list("abcdef"), predictions=classes)
+
+    detector = OneClassNorms(method).fit(samples([12, 40, 40, 40, 40], seed=0))  # far from the mean of all
+    accepted = detector.predict(samples([400, 0, 0, 0, 0], seed=1)) == 0
+    assert accepted.mean() > 0.75
+    assert (detector.predict(samples([0, 400, 400, 400, 400], seed=2)) == 0).mean() > 0.85

@@ -13,7 +13,15 @@ from detector_samples import network as small
 from sklearn.covariance import EmpiricalCovariance
 from torch import Tensor, nn
 
-from gradfast.detectors.sources import SOURCES, Source, SourceColumns, Tap, make_source, run_sources
+from gradfast.detectors.sources import (
+    SOURCES,
+    Source,
+    SourceColumns,
+    Tap,
+    fit_sources,
+    make_source,
+    run_sources,
+)
 from gradfast.detectors.sources.reservoir import Reservoir
 from gradfast.errors import InputError, ModelError
 
@@ -73,6 +81,28 @@ def test_one_forward_serves_all_sources_that_share_a_tap() -> None:
         assert found[source.name].shape == (20, len(source.names))
 
 
+def test_sources_that_read_other_places_are_fitted_together_each_to_its_own() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*small()[:-1], nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 5)).eval()
+    places = ({"head": "6"}, {}, {})
+    together = [
+        make_source(name, model, **place)
+        for name, place in zip(("mahalanobis", "mahalanobis_p", "vim"), places, strict=True)
+    ]
+    fit_sources(together, batches(200, seed=1))
+    x, _ = batches()[0]
+    for source, place in zip(together, places, strict=True):
+        alone = make_source(source.name, model, **place).fit(batches(200, seed=1))
+        torch.testing.assert_close(source.columns(x), alone.columns(x))
+
+
+def test_sources_of_one_name_are_refused_in_one_run() -> None:
+    model = small()
+    steps = [make_source("odin", model, eps=eps) for eps in (0.0, 0.1)]
+    with pytest.raises(InputError, match="sources: got 2 called odin"):
+        run_sources(steps, batches())
+
+
 def test_columns_index_and_concat() -> None:
     model = small()
     found = run_sources([make_source("penultimate", model)], batches())["penultimate"]
@@ -122,6 +152,16 @@ def test_every_source_gives_a_row_of_named_columns_per_sample(name: str) -> None
     torch.testing.assert_close(
         np.delete(spoiled.numpy(), 2, 0), np.delete(columns.numpy(), 2, 0), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_columns_are_the_same_where_gradients_are_off(name: str, without: Callable[[], Any]) -> None:
+    source = fitted(name, small())
+    x, _ = batches()[0]
+    with without():
+        found = source.columns(x)
+    torch.testing.assert_close(found, source.columns(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))

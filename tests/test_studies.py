@@ -34,11 +34,13 @@ from gradfast.studies import (
     SetEntry,
     Settings,
     Study,
+    corruption,
     narrowed,
     read_declaration,
     run_study,
 )
 from gradfast.studies import SETS as SETS_OF_TUTORIAL
+from gradfast.studies.images import Images
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_KIND, SAME_SET, StudyResult
 from gradfast.studies.scorers import BestColumn
 from gradfast.studies.tables import summary_tables
@@ -241,7 +243,9 @@ def test_corruption_study_has_levels_and_rank_correlations(folder: Path, tmp_pat
     assert strong > slight > 0.4
 
 
-def test_published_corruptions_are_paired_with_their_clean_versions(folder: Path, tmp_path: Path) -> None:
+def test_published_corruptions_are_paired_with_their_clean_versions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, labels = load_digits(return_X_y=True)
     pixels = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     root = tmp_path / "CURE-TSR" / "Real_Test"
@@ -269,6 +273,19 @@ def test_published_corruptions_are_paired_with_their_clean_versions(folder: Path
     slight, strong = (found.chosen(level=level, protocol=SAME_SET)[0] for level in (1, 5))
     assert strong.auroc > slight.auroc
     assert strong.paper["auroc"] == 0.9481
+    for i in range(40):  # a level that changes nothing
+        clean = next((root / "ChallengeFree").glob(f"*_{i:04d}.bmp"))
+        (root / "Noise-1" / clean.name.replace("_00_00_", "_08_01_")).write_bytes(clean.read_bytes())
+    seen: list[Images] = []
+    keep = corruption.group_of
+    monkeypatch.setattr(
+        corruption, "group_of", lambda images, columns: seen.append(images) or keep(images, columns)
+    )
+    settings = Settings(roots=(folder, tmp_path), cache=tmp_path / "compressed", jpeg=40)
+    run_study(replace(declared, levels=(1,)), Profile(40, 10, 2), settings)
+    known, same = seen[:2]
+    assert same.name == "noise 1"
+    np.testing.assert_array_equal(known.pixels, same.pixels)  # as many JPEG passes
     (root / "Noise-5" / "01_01_08_05_0039.bmp").unlink(missing_ok=True)
     next((root / "Noise-5").glob("*.bmp")).unlink()
     with pytest.raises(InputError, match="in their order"):

@@ -328,6 +328,24 @@ class TestCommand:
         record = json.loads((out / "training.json").read_text())
         assert record["settings"]["model"] == "cifar_resnet20"
 
+    def test_mnists_files_are_trained_on_the_train_split(self, tmp_path: Path) -> None:
+        folder = tmp_path / "mnist"
+        folder.mkdir()
+        for name, n, kind in (("train", 24, np.uint8(1)), ("t10k", 12, np.uint8(2))):
+            for what, array in (
+                ("images-idx3", np.full((n, 8, 8), kind)), ("labels-idx1", np.arange(n, dtype=np.uint8) % 2),
+            ):  # fmt: skip
+                head = bytes((0, 0, 8, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+                (folder / f"{name}-{what}-ubyte").write_bytes(head + array.tobytes())
+        options = ("--epochs", "1", "--batch-size", "8", "--no-progress", "--size", "8")
+        for test in ((), ("--test", str(folder))):
+            out = str(tmp_path / f"run{len(test)}")
+            result = CliRunner().invoke(
+                app, ["train", "cifar_resnet20", str(folder), "-o", out, *options, *test]
+            )
+            assert result.exit_code == 0, result.output
+            assert "24 images of 2 classes, 12 to test on" in result.output
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -193,6 +193,10 @@ def _from_pixels(pixels: npt.NDArray[Any] | Tensor) -> Image.Image:
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == mode:
         return image
+    if image.mode == "F":  # Pillow cuts off the decimals: all that lies in [0, 1] would be black
+        raise InputError(
+            "image: its pixels are floats, whose range is not told; wanted integers of 8 or 16 bits"
+        )
     if image.mode in ("I", "I;16", "I;16B", "I;16L"):  # Pillow clips these at 255
         scaled = np.asarray(image).astype(np.float64) / 257
         image = Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))

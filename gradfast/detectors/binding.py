@@ -18,6 +18,7 @@ from gradfast.data.samples import Batch, map_leaves
 from gradfast.detectors.inputs import join
 from gradfast.detectors.readers import Reader, read_inputs
 from gradfast.detectors.sets import is_stream
+from gradfast.detectors.sources.left_out import FOLDS
 from gradfast.errors import InputError
 
 if TYPE_CHECKING:
@@ -160,13 +161,15 @@ class Bindable(ABC):
 
     def _fit_stream(self: Self, source: Any) -> Self:
         """Fits to batches (x, y) of inputs, of which those with y < 0 are known outliers."""
-        reader = self.reader
+        reader: Any = self.reader
         if reader.needs_fit:
             if isinstance(source, Iterator):
                 raise InputError(
                     "loader: got an iterator, which ends after one pass; wanted a DataLoader or a list"
                 )
-            reader.fit(_inside_batches(self._batches(source)))
+            # The threshold and H want columns of samples that the source has not seen.
+            twins = FOLDS if getattr(self, "learns", False) else 1
+            reader = reader.fit(_inside_batches(self._batches(source)), twins)
         parts: list[Any] = []
         labels = []
         for batch in self._batches(source):

@@ -180,8 +180,10 @@ def column_matrix(features: Any, argument: str = "features") -> NDArray[np.float
 
 
 def logit_matrix(features: Any, argument: str = "features") -> NDArray[np.float64]:
-    """Logits [n, K] float64 of `Features`, `GradNorms`, or an array [n, K]; NaN is kept."""
+    """Logits [n, K] float64 of `Features`, `GradNorms`, columns that are logits, or an array [n, K]; NaN is kept."""
     logits = features if _is_array(features) else getattr(features, "logits", None)
+    if (getattr(features, "settings", None) or {}).get("columns") == "logits":
+        logits = features.values
     if logits is None:
         raise InputError(f"{argument}: got features without logits, wanted logits [n, K]")
     values = _as_float64(logits)

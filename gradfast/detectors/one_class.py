@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ ONE_CLASS_METHODS = ("mahalanobis", "mixture", "forest")
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_FEWEST = 20  # samples of a predicted class; with fewer it shares what all have
+_FEWEST = 20  # samples of a predicted class; with fewer its samples are compared with those of all
 
 
 class OneClassNorms(Detector):
@@ -42,6 +43,7 @@ class OneClassNorms(Detector):
       first principal components;
     - "forest": an isolation forest (Liu, Ting & Zhou, ICDM 2008) of 200 trees, in the same components.
 
+    Samples of a class with fewer than 20 in the fit are compared with all samples, no mean taken off.
     Features without predictions or logits (plain arrays) count as one class. The threshold is set on scores of samples that
     were not fitted to, by cross-validation over `folds` folds; with `folds=None` there is none until `calibrate`.
 
@@ -109,17 +111,28 @@ class OneClassNorms(Detector):
         known = ids[counts >= _FEWEST]
         centres = np.stack([np.zeros(X.shape[1]), *(scaled[classes == c].mean(axis=0) for c in known)])
         parts: dict[str, Any] = {"scaling": scaling, "known": known, "centres": centres}
-        centred = scaled - centres[_group(known, classes)]
+        group = _group(known, classes)
+        used = np.ones(len(X), dtype=np.bool_)
+        # A class of few samples is compared with all, which are spread more widely than those of one class. Not so under
+        # mixtures: likelihoods of a wider spread are lower, and no measure for samples of a narrower one.
+        if len(known) and self.method != "mixture":
+            parts["all"] = self._fit_space(scaled, [scaled])
+            used = group > 0
+        centred = (scaled - centres[group])[used]
+        groups = [centred, *(centred[classes[used] == c] for c in known)]
+        return {**parts, **self._fit_space(centred, groups)}
+
+    def _fit_space(self, rows: Floats, groups: Sequence[Floats]) -> dict[str, Any]:
+        """What scores rows that are centred already; `groups`: those that have a mixture each, the first of them all rows."""
         if self.method == "mahalanobis":
-            return {**parts, "models": [LedoitWolf(assume_centered=True).fit(centred)]}
-        width = min(self.components, X.shape[1], len(X) - 1)
-        parts["pca"] = PCA(width, random_state=self.random_state).fit(centred)
-        low = parts["pca"].transform(centred)
+            return {"models": [LedoitWolf(assume_centered=True).fit(rows)]}
+        pca = PCA(min(self.components, rows.shape[1], len(rows) - 1), random_state=self.random_state).fit(
+            rows
+        )
         if self.method == "forest":
             forest = IsolationForest(n_estimators=200, random_state=self.random_state)
-            return {**parts, "models": [forest.fit(low)]}
-        groups = [low, *(low[classes == c] for c in known)]
-        return {**parts, "models": [self._mixture(group) for group in groups]}
+            return {"pca": pca, "models": [forest.fit(pca.transform(rows))]}
+        return {"pca": pca, "models": [self._mixture(pca.transform(group)) for group in groups]}
 
     def _mixture(self, rows: Floats) -> GaussianMixture:
         count = min(self.mixtures, len(rows))
@@ -128,16 +141,20 @@ class OneClassNorms(Detector):
     def _score_parts(self, parts: dict[str, Any], X: Floats, classes: Ints) -> Floats:
         group = _group(parts["known"], classes)
         centred = parts["scaling"].transform(X) - parts["centres"][group]
-        models = parts["models"]
-        if self.method == "mahalanobis":
-            return np.asarray(models[0].mahalanobis(centred))
-        low = parts["pca"].transform(centred)
-        if self.method == "forest":
-            return np.asarray(-models[0].score_samples(low))
         scores = np.empty(len(X))
         for i in np.unique(group):
-            scores[group == i] = -models[i].score_samples(low[group == i])
+            rows = group == i
+            alone = i == 0 and "all" in parts
+            scores[rows] = self._score_space(
+                parts["all"] if alone else parts, centred[rows], 0 if alone else i
+            )
         return scores
+
+    def _score_space(self, space: dict[str, Any], rows: Floats, group: int) -> Floats:
+        if self.method == "mahalanobis":
+            return np.asarray(space["models"][0].mahalanobis(rows))
+        model = space["models"][group if self.method == "mixture" else 0]
+        return np.asarray(-model.score_samples(space["pca"].transform(rows)))
 
     def _make_reader(self, model: nn.Module, settings: dict[str, Any]) -> Reader:
         return norm_reader(model, settings, getattr(self, "schema_", None))

@@ -28,6 +28,8 @@ __all__ = ["DetectorFileError", "load_state", "require_free", "save_state"]
 
 FORMAT = 2
 _METADATA, _CLASSIFIER, _TENSORS = "detector.json", "classifier.skops", "source.safetensors"
+# What a detector's directory holds, with what `gradfast detect fit` writes about it: replaced together.
+_REPLACED = {_METADATA, _CLASSIFIER, _TENSORS, "report.html", "evaluation.csv", "evaluation.parquet"}
 
 # Beyond the public types of scikit-learn, NumPy and SciPy, which skops trusts by itself: ours, and the plain
 # data holders inside scikit-learn's multilayer perceptron, trees and gradient boosting.
@@ -68,6 +70,8 @@ def save_state(
 ) -> Path:
     """Writes all files to a temporary directory beside `directory`, then renames: never half a detector.
 
+    Other files that lie in a directory that is overwritten stay there.
+
     Raises `InputError` as `require_free`.
     """
     require_free(directory, overwrite)
@@ -94,13 +98,25 @@ def save_state(
             (scratch / _TENSORS).write_bytes(held)
         (scratch / _METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
         scratch.chmod(0o777 & ~_umask())
-        if directory.exists():
-            shutil.rmtree(directory)
-        scratch.replace(directory)
+        _swap(scratch, directory)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return directory
+
+
+def _swap(scratch: Path, directory: Path) -> None:
+    """Puts `scratch` in the place of `directory`, with what is not a detector's in there."""
+    if not directory.exists():
+        scratch.replace(directory)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    directory.replace(old)
+    scratch.replace(directory)
+    for path in old.iterdir():
+        if path.name not in _REPLACED:
+            path.replace(directory / path.name)
+    shutil.rmtree(old)
 
 
 def load_state(

@@ -9,12 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gradfast.detectors.sources.base import Source
+from gradfast.detectors.sources.base import FittedSource, Source
 from gradfast.detectors.sources.columns import SourceColumns
+from gradfast.detectors.sources.left_out import LeftOut
 from gradfast.detectors.sources.taps import Tap
 from gradfast.errors import GradfastError, InputError, describe
 from gradfast.extractor import FeatureExtractor
 from gradfast.features import Features
+from gradfast.models.fingerprint import fingerprint
 
 __all__ = ["LogitReader", "NormReader", "Reader", "SourceReader", "read_inputs"]
 
@@ -47,8 +49,8 @@ class Reader(Protocol):
     def read(self, x: Any) -> Any:
         """Features of one batch."""
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Takes in-distribution training batches, if `needs_fit`."""
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
+        """Takes in-distribution training batches, if `needs_fit`; gives what reads these very samples, see `LeftOut`."""
 
 
 class NormReader:
@@ -77,8 +79,9 @@ class NormReader:
             values, layers=norms.layers, logits=logits, classes=classes, settings=self.settings
         )
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
         """Nothing to fit."""
+        return self
 
 
 class SourceReader:
@@ -104,15 +107,28 @@ class SourceReader:
         """Columns of this source as detectors take them."""
         return SourceColumns(columns.cpu().numpy(), tuple(self.source.names), self.settings)
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        self.source.fit(batches)
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
+        if not isinstance(self.source, FittedSource):
+            return self
+        left_out = LeftOut(self.source, twins)
+        left_out.fit(batches)
+        return _OwnSamples(self, left_out)
+
+
+class _OwnSamples:
+    """Reads the samples that a source was fitted to as if it had not seen them."""
+
+    def __init__(self, reader: SourceReader, left_out: LeftOut) -> None:
+        self._reader, self._left_out = reader, left_out
+
+    def read(self, x: Any) -> SourceColumns:
+        return self._reader.wrap(self._left_out.columns(_tensor(x)))
 
 
 class LogitReader:
-    """Logits alone, [B, K]."""
+    """Logits alone, [B, K], as columns that know their model."""
 
     needs_fit = False
-    settings: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
     def __init__(self, tap: Tap, batch_size: int = 64) -> None:
         self.tap = tap
@@ -122,11 +138,17 @@ class LogitReader:
     def model(self) -> nn.Module:
         return self.tap.model
 
-    def read(self, x: Any) -> Any:
-        return self.tap(_tensor(x)).logits.detach().cpu()
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        return {"columns": "logits", "model_fingerprint": fingerprint(self.model)}
 
-    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    def read(self, x: Any) -> SourceColumns:
+        logits = self.tap(_tensor(x)).logits.detach().float().cpu().numpy()
+        return SourceColumns(logits, settings=self.settings)
+
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]], twins: int = 1) -> Any:
         """Nothing to fit."""
+        return self
 
 
 def _tensor(x: Any) -> Tensor:

@@ -50,7 +50,8 @@ class Saved(ABC):
             "n_features_in": getattr(self, "n_features_in_", None),
         }
         # A parameter that JSON has no form for, such as a head, is a part of what skops saves.
-        plain = {key: value if isinstance(value, _PLAIN) else None for key, value in params.items()}
+        values = {k: v.item() if isinstance(v, np.generic) else v for k, v in params.items()}
+        plain = {key: value if isinstance(value, _PLAIN) else None for key, value in values.items()}
         settings, tensors = self._tensors()
         state = {"params": plain, "fitted": fitted, "source": settings}
         payload = self._payload()

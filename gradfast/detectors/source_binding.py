@@ -18,7 +18,9 @@ class SourceDetector(Detector):
     """A detector whose features are the columns of the source called `source`.
 
     What the source was fitted to (means, covariances, references) is saved with the detector, so that a loaded one needs no
-    training samples; settings of the source that are not given to `bind` are those that were saved.
+    training samples; settings of the source that are not given to `bind` are those that were saved. `fit` of a loader sets
+    the threshold, and H where there is one, on columns of samples that the source has not seen: of a fifth of them, and
+    of all in five folds (`LeftOut`).
     """
 
     source: str
@@ -37,7 +39,8 @@ class SourceDetector(Detector):
 
     def _tensors(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if isinstance(self._reader, SourceReader):
-            return self._reader.source.settings(), self._reader.source.state()
+            source = self._reader.source
+            return {**source.settings(), **source.places()}, source.state()
         return self._saved or ({}, {})
 
     def _restore_tensors(self, settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -103,7 +103,7 @@ def _key(name: str, reader: Reader) -> Any:
 
 
 def _by_value(setting: Any) -> Any:
-    if isinstance(setting, list):
+    if isinstance(setting, (list, np.ndarray)):
         return tuple(setting)
     return id(setting) if isinstance(setting, Tensor) else setting
 

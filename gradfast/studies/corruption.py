@@ -53,7 +53,7 @@ def fill_corruption(subject: Subject) -> None:
             if source is None:
                 images = _corrupted(subject, stored, kind, level, quality)
             else:
-                images = _published(subject, stored, f"{source}:{level}", f"{kind} {level}")
+                images = _published(subject, stored, f"{source}:{level}", f"{kind} {level}", quality)
             strengths.append(255 * float(np.sqrt(np.mean((images.pixels - clean.pixels) ** 2))))
             found.append(Pairing(images.name, within, group_of(images, subject.columns(images))))
         kinds[kind] = found
@@ -120,8 +120,8 @@ def published_source(subject: Subject) -> dict[str, str] | None:
     return None
 
 
-def _published(subject: Subject, stored: Images, source: str, name: str) -> Images:
-    """The same images of a published set; its order must be that of the clean ones."""
+def _published(subject: Subject, stored: Images, source: str, name: str, quality: int | None) -> Images:
+    """The same images of a published set, compressed as often as the clean ones; its order must be that of theirs."""
     bench = subject.bench
     located = Located(SetEntry(name), source)
     images = read_images(
@@ -131,7 +131,7 @@ def _published(subject: Subject, stored: Images, source: str, name: str) -> Imag
         raise InputError(
             f"{source}: is not of the images of {stored.name} in their order; wanted the same number and the same labels"
         )
-    return images
+    return replace(images, pixels=compressed(images.pixels, quality)) if quality else images
 
 
 def _corrupted(subject: Subject, stored: Images, kind: str, level: int, quality: int | None) -> Images:

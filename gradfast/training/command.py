@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 
 from gradfast.data import Pixels, Preprocess, open_images, read_pixels
+from gradfast.data.idx import has_idx
 from gradfast.errors import InputError
 from gradfast.models import load_model
+from gradfast.places import as_path
 
 from .loop import Row, TrainingResult, train
 from .recipe import Recipe
@@ -86,7 +88,11 @@ def run_job(
 
 
 def _has_splits(spec: str) -> bool:
-    return spec.startswith("torchvision:") or spec.endswith(".npz")
+    if spec.startswith("torchvision:") or spec.endswith(".npz"):
+        return True
+    path = as_path(spec)
+    # As `open_images` takes them: a folder with Parquet in it is one of Parquet.
+    return path.is_dir() and has_idx(path) and next(path.glob("*.parquet"), None) is None
 
 
 def _hold_out(data: Pixels, seed: int) -> tuple[Pixels, Pixels]:

@@ -70,7 +70,10 @@ class Source(ABC):
                 f"{self.name}: not fitted yet; call fit with batches (x, y) of in-distribution samples"
             )
         finite = activations.logits.detach().isfinite().all(1, keepdim=True)
-        return self._columns(activations).detach().float().masked_fill(~finite, torch.nan)
+        # Whoever scores may do so under no_grad, which a step along the input's gradient cannot.
+        with torch.inference_mode(False), torch.set_grad_enabled(self.record):
+            columns = self._columns(activations)
+        return columns.detach().float().masked_fill(~finite, torch.nan)
 
     @abstractmethod
     def _columns(self, activations: Activations) -> Tensor: ...
@@ -88,21 +91,27 @@ class Source(ABC):
         return True
 
     def settings(self) -> dict[str, Any]:
-        """What the columns depend on besides the model and the training samples, JSON-able."""
+        """What the columns depend on besides the model, where it is read (`places`) and the training samples, JSON-able."""
         return {}
+
+    def places(self) -> dict[str, Any]:
+        """The `head` and the `stages` that were named, JSON-able; empty where both were found."""
+        head, stages = self.tap.asked
+        named = {"head": head, "stages": None if stages is None else list(stages)}
+        return {key: value for key, value in named.items() if value is not None}
 
     def state(self) -> dict[str, Tensor]:
         """What was fitted."""
         return {}
 
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the model, the settings and what was fitted: equal ones give equal columns."""
+        """Hex SHA-256 of the model, the settings, the places and what was fitted: equal ones give equal columns."""
         if self._fingerprint is None:
             self._fingerprint = self._digest()
         return self._fingerprint
 
     def _digest(self) -> str:
-        facts = [self.name, self._model_fingerprint, self.settings()]
+        facts = [self.name, self._model_fingerprint, {**self.settings(), **self.places()}]
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for key, tensor in sorted(self.state().items()):
             digest.update(f"{key} {list(tensor.shape)}".encode())
@@ -163,7 +172,7 @@ class FittedSource(Source):
 
 
 def fit_together(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Fits sources that share a model in one pass over in-distribution training batches (x, y).
+    """Fits sources in one pass over in-distribution training batches (x, y); those that share a tap share its forward pass.
 
     Raises:
         InputError: no samples, labels of another shape, or a sample that is not finite.
@@ -171,8 +180,9 @@ def fit_together(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tens
     fitted = [source for source in sources if isinstance(source, FittedSource)]
     if not fitted:
         return
-    tap = fitted[0].tap
+    by_tap: dict[int, list[FittedSource]] = {}
     for source in fitted:
+        by_tap.setdefault(id(source.tap), []).append(source)
         source.begin()
         source._fingerprint = None
     seen = 0
@@ -180,24 +190,28 @@ def fit_together(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tens
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise InputError(f"batches: got {describe(batch)}; wanted pairs (x, y) of inputs and labels")
         x, y = batch
-        activations = tap(x).detached()
-        labels = torch.as_tensor(y).to(activations.logits.device, torch.int64)
-        if labels.shape != (len(activations),):
-            raise InputError(
-                f"batches: got labels of shape {list(labels.shape)}; wanted [{len(activations)}]"
-            )
-        if not bool(activations.logits.isfinite().all()):
-            raise InputError("batches: a training sample is not finite; leave it out of the fit")
-        classes = activations.logits.shape[1]
-        if bool((labels >= classes).any()):
-            raise InputError(
-                f"batches: got label {int(labels.max())}; wanted less than {classes}, the model's classes"
-            )
-        labels = torch.where(labels < 0, activations.predictions, labels)
-        for source in fitted:
-            source.update(activations, labels)
+        for group in by_tap.values():
+            activations = group[0].tap(x).detached()
+            labels = _training_labels(activations, y)
+            for source in group:
+                source.update(activations, labels)
         seen += len(activations)
     if not seen:
         raise InputError("batches: got no samples; wanted in-distribution training samples")
     for source in fitted:
         source.finish()
+
+
+def _training_labels(activations: Activations, y: Tensor) -> Tensor:
+    """int64 [B] >= 0: the model's predictions where they are unknown; raises `InputError` for what cannot be fitted to."""
+    labels = torch.as_tensor(y).to(activations.logits.device, torch.int64)
+    if labels.shape != (len(activations),):
+        raise InputError(f"batches: got labels of shape {list(labels.shape)}; wanted [{len(activations)}]")
+    if not bool(activations.logits.isfinite().all()):
+        raise InputError("batches: a training sample is not finite; leave it out of the fit")
+    classes = activations.logits.shape[1]
+    if bool((labels >= classes).any()):
+        raise InputError(
+            f"batches: got label {int(labels.max())}; wanted less than {classes}, the model's classes"
+        )
+    return torch.where(labels < 0, activations.predictions, labels)

@@ -83,7 +83,15 @@ def fit_sources(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tenso
 def run_sources(
     sources: Sequence[Source], batches: Iterable[tuple[Tensor, Tensor]]
 ) -> dict[str, SourceColumns]:
-    """Columns of all samples by each source's name: one forward pass per batch for all that share a tap."""
+    """Columns of all samples by each source's name: one forward pass per batch for all that share a tap.
+
+    Raises:
+        InputError: no samples, or two sources of one name, whose columns could not be told apart.
+    """
+    names = [source.name for source in sources]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"sources: got {names.count(twice)} called {twice}; wanted one of a name in a run")
     parts: dict[str, list[NDArray[np.float32]]] = {source.name: [] for source in sources}
     predictions, labels = [], []
     for x, y in batches:

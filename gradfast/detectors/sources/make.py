@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from gradfast.detectors.sources.base import Source
@@ -40,6 +41,10 @@ def make_source(name: str, model: nn.Module, *, std: Any = None, **settings: Any
     if name not in SOURCES:
         raise InputError(f"name: there is no source {name!r}; {nearest(name, list(SOURCES))}")
     kind = SOURCES[name]
+    # JSON, which settings are kept in, has no form for NumPy's numbers.
+    settings = {
+        key: value.item() if isinstance(value, np.generic) else value for key, value in settings.items()
+    }
     try:
         return kind(model, **({"std": std} if kind.record else {}), **settings)
     except TypeError as error:

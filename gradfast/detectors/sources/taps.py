@@ -63,6 +63,13 @@ class Activations:
             tuple(stage.detach() for stage in self.stages), self._predictions,
         )  # fmt: skip
 
+    def rows(self, rows: Tensor) -> Activations:
+        """Those of some samples, by a mask [B]; without the recorded graph."""
+        return Activations(
+            self.x[rows], self.logits[rows], self.penultimate[rows], tuple(stage[rows] for stage in self.stages),
+            None if self._predictions is None else self._predictions[rows],
+        )  # fmt: skip
+
 
 class Tap:
     """Runs a model and reads its penultimate features and stages by hooks, which are gone afterwards.
@@ -162,8 +169,9 @@ class Tap:
             )
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise ModelError(f"model: its output is {describe(logits)}; wanted logits [B, K]")
-        stages = tuple(pooled(found[name], self._modules[name]) for name in self.stages)
-        return Activations(x, logits, found[""].flatten(1), stages)
+        with torch.inference_mode(False), torch.set_grad_enabled(record):
+            stages = tuple(pooled(found[name], self._modules[name]) for name in self.stages)
+            return Activations(x, logits, found[""].flatten(1), stages)
 
     def _placed(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
