@@ -170,6 +170,20 @@ class TestConstraint:
         for a, b in zip(plain.reference.as_dict().values(), scaled.reference.as_dict().values(), strict=True):
             assert torch.allclose(a, b)
 
+    @pytest.mark.parametrize("kind", ["total", "reconstruction"])
+    def test_a_weight_that_a_batch_does_not_use_has_a_gradient_of_zero(self, kind: str) -> None:
+        torch.manual_seed(0)
+        model, x = Small(), torch.rand(5, 12)
+        model.dec.spare = nn.Linear(3, 3)
+        model.dec.forward = lambda z: nn.Sequential(*list(model.dec)[:4])(z)  # type: ignore[method-assign]
+        loss = GradConLoss(model, "dec", reference=kind)
+        for _ in range(2):
+            terms = loss(x)
+            terms.total.backward()
+        assert int(loss.reference.count) == 2
+        assert terms.defined.tolist() == [True, True, False]
+        assert not loss.reference.as_dict()["dec.spare.weight"].any()
+
     def test_momentum_begins_as_the_plain_mean(self) -> None:
         reference = GradientReference({"w": torch.zeros(2)}, momentum=0.5)
         for value, wanted in ((2.0, 2.0), (4.0, 3.0), (7.0, 5.0)):

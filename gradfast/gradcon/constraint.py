@@ -152,6 +152,7 @@ class GradConLoss(nn.Module):
         self.reference = GradientReference(weights, momentum)
         self._model = (model,)  # in a tuple, so that it is no submodule
         self._capture: _Capture | None = None
+        self._reached: frozenset[str] = frozenset()  # weights on which the last batch depends
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}, tensors={', '.join(self.reference.names)}"
@@ -185,6 +186,7 @@ class GradConLoss(nn.Module):
         found = torch.autograd.grad(
             loss, list(weights.values()), create_graph=graph, retain_graph=True, allow_unused=True
         )
+        self._reached = frozenset(name for name, g in zip(weights, found, strict=True) if g is not None)
         gradients = {
             name: torch.zeros_like(p) if g is None else g
             for (name, p), g in zip(weights.items(), found, strict=True)
@@ -200,7 +202,7 @@ class GradConLoss(nn.Module):
         """Takes the gradients that the backward of ``total`` brings to the weights into the reference."""
         if self._capture is not None:
             self._capture.close()
-        self._capture = _Capture(total, self._weights(), self.reference)
+        self._capture = _Capture(total, self._weights(), self._reached, self.reference)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_capture": None}  # hooks cannot be copied
@@ -211,16 +213,23 @@ class GradConLoss(nn.Module):
 
 
 class _Capture:
-    """Hooks that live for one backward: they collect its gradients, free of the scale that it was started with."""
+    """Hooks that live for one backward: they collect its gradients, free of the scale that it was started with.
+
+    It reaches the weights named in ``reached``; the gradients of the others are zero.
+    """
 
     def __init__(
-        self, total: Tensor, weights: Mapping[str, nn.Parameter], reference: GradientReference
+        self,
+        total: Tensor,
+        weights: Mapping[str, nn.Parameter],
+        reached: frozenset[str],
+        reference: GradientReference,
     ) -> None:
-        self._reference = reference
+        self._reference, self._reached = reference, reached
         self._scale: Tensor | None = None
-        self._found: dict[str, Tensor] = {}
+        self._found = {name: torch.zeros_like(p) for name, p in weights.items() if name not in reached}
         self._handles = [total.register_hook(self._start)]
-        self._handles += [p.register_hook(partial(self._take, name)) for name, p in weights.items()]
+        self._handles += [weights[name].register_hook(partial(self._take, name)) for name in reached]
 
     def close(self) -> None:
         for handle in self._handles:
