@@ -170,6 +170,26 @@ class TestConstraint:
         for a, b in zip(plain.reference.as_dict().values(), scaled.reference.as_dict().values(), strict=True):
             assert torch.allclose(a, b)
 
+    def test_several_totals_before_their_backward(self) -> None:
+        """Apart, each is a batch of the mean; in one backward they are one batch, weighed as they were summed."""
+        torch.manual_seed(0)
+        model, x, y = Small().double(), torch.rand(2, 12).double(), torch.rand(3, 12).double()
+        weights = list(decoder_weights(model, "dec").values())
+        g, h = (torch.autograd.grad(F.mse_loss(model(z), z), weights) for z in (x, y))
+        for together in (False, True):
+            loss = GradConLoss(model, "dec")
+            loss(x)  # whose backward never comes
+            first, second = loss(x).total, loss(y).total
+            if together:
+                (0.75 * first + 0.25 * second).backward()
+            else:
+                first.backward()
+                second.backward()
+            assert int(loss.reference.count) == (1 if together else 2)
+            share = 0.75 if together else 0.5
+            for mean, a, b in zip(loss.reference.as_dict().values(), g, h, strict=True):
+                assert torch.allclose(mean, share * a + (1 - share) * b, atol=1e-9)
+
     @pytest.mark.parametrize("kind", ["total", "reconstruction"])
     def test_a_weight_that_a_batch_does_not_use_has_a_gradient_of_zero(self, kind: str) -> None:
         torch.manual_seed(0)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gradfast.errors import InputError, describe
 from gradfast.gradcon.autoencoders import decoder_weights, kl_weight, reconstruct
@@ -111,7 +112,7 @@ class GradConLoss(nn.Module):
         optimizer.step()
 
     In train mode each ``backward`` takes the batch's gradients into the reference by itself (whatever the total was scaled with:
-    gradient accumulation and loss scaling change nothing); in eval mode none does. It works under `torch.no_grad` too (a
+    gradient accumulation and loss scaling change nothing; a backward of several totals counts as one batch); in eval mode none does. It works under `torch.no_grad` too (a
     validation step), and then gives values without a graph. Under several processes (DDP), each constrains the gradient of its own
     share of the batch.
 
@@ -200,9 +201,10 @@ class GradConLoss(nn.Module):
 
     def _watch(self, total: Tensor) -> None:
         """Takes the gradients that the backward of ``total`` brings to the weights into the reference."""
-        if self._capture is not None:
-            self._capture.close()
-        self._capture = _Capture(total, self._weights(), self._reached, self.reference)
+        weights = self._weights()
+        if self._capture is None or not self._capture.is_of(weights):
+            self._capture = _Capture(weights, self.reference)
+        self._capture.watch(total, self._reached)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_capture": None}  # hooks cannot be copied
@@ -213,38 +215,56 @@ class GradConLoss(nn.Module):
 
 
 class _Capture:
-    """Hooks that live for one backward: they collect its gradients, free of the scale that it was started with.
+    """Hooks that collect the gradients of a backward, free of the scale that it was started with.
 
-    It reaches the weights named in ``reached``; the gradients of the others are zero.
+    Several totals may wait for theirs, each or all in one: of several it is their mean, each weighed by its scale.
     """
 
-    def __init__(
-        self,
-        total: Tensor,
-        weights: Mapping[str, nn.Parameter],
-        reached: frozenset[str],
-        reference: GradientReference,
-    ) -> None:
-        self._reference, self._reached = reference, reached
+    def __init__(self, weights: Mapping[str, nn.Parameter], reference: GradientReference) -> None:
+        self._all, self._reference = weights, reference
+        self._handles: dict[str, RemovableHandle] = {}
+        self._waiting = 0
+        self._reset()
+
+    def is_of(self, weights: Mapping[str, nn.Parameter]) -> bool:
+        return all(self._all[name] is p for name, p in weights.items())
+
+    def watch(self, total: Tensor, reached: frozenset[str]) -> None:
+        """Awaits a backward of ``total``; it brings gradients to the weights named in ``reached``, to the others zero."""
+        self._reset()  # of a backward that was broken off
+        self._waiting += 1
+        handle = total.register_hook(lambda scale: self._start(scale, reached, handle))
+        for name in reached - self._handles.keys():
+            self._handles[name] = self._all[name].register_hook(partial(self._take, name))
+
+    def _reset(self) -> None:
         self._scale: Tensor | None = None
-        self._found = {name: torch.zeros_like(p) for name, p in weights.items() if name not in reached}
-        self._handles = [total.register_hook(self._start)]
-        self._handles += [weights[name].register_hook(partial(self._take, name)) for name in reached]
+        self._reached: frozenset[str] = frozenset()
+        self._found: dict[str, Tensor] = {}
 
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _start(self, scale: Tensor) -> None:
-        self._scale = scale.detach()
+    def _start(self, scale: Tensor, reached: frozenset[str], handle: RemovableHandle) -> None:
+        handle.remove()
+        self._waiting -= 1
+        self._scale = scale.detach() if self._scale is None else self._scale + scale.detach()
+        self._reached |= reached
 
     def _take(self, name: str, gradient: Tensor) -> None:
         if self._scale is None:  # the backward of another loss
             return
-        self._found[name] = gradient.detach() / self._scale
-        if len(self._found) == len(self._reference.names):
-            self._reference.update(self._found)
-            self.close()
+        self._found[name] = gradient.detach().clone()
+        if not self._reached <= self._found.keys():
+            return
+        self._reference.update(
+            {
+                n: self._found[n] / self._scale if n in self._found else torch.zeros_like(p)
+                for n, p in self._all.items()
+            }
+        )
+        self._reset()
+        if not self._waiting:
+            for handle in self._handles.values():
+                handle.remove()
+            self._handles.clear()
 
 
 def _cosine(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
