@@ -217,16 +217,24 @@ class TestConstraint:
         assert reference.as_dict()["w"].tolist() == [1.0, 1.0]
         assert int(reference.count) == 1
 
-    def test_eval_and_no_grad_leave_the_reference(self, model: ConvAutoencoder) -> None:
-        loss = GradConLoss(model)
+    @pytest.mark.parametrize("kind", ["total", "reconstruction"])
+    @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_eval_and_no_graph_leave_the_reference(
+        self, model: ConvAutoencoder, kind: str, without: type[torch.no_grad], training: bool
+    ) -> None:
+        loss = GradConLoss(model, reference=kind)
         loss(images(4)).total.backward()
-        loss.eval()
-        with torch.no_grad():
+        loss.train(training)
+        with without():
             terms = loss(images(4, seed=1))
         assert not terms.total.requires_grad
         assert terms.defined.all()
         assert (terms.cosines.abs() <= 1).all()
         assert int(loss.reference.count) == 1
+        if not training:
+            assert torch.equal(terms.cosines, loss(images(4, seed=1)).cosines)
+            assert int(loss.reference.count) == 1
 
     def test_constraint_turns_the_gradients(self) -> None:
         torch.manual_seed(0)

@@ -192,6 +192,7 @@ def test_in_a_lightning_module(tmp_path: Path) -> None:
         enable_checkpointing=False, accumulate_grad_batches=2, gradient_clip_val=1.0,
     )  # fmt: skip
     runner.fit(detector, data, data)
+    runner.validate(detector, data, verbose=False)  # in inference mode
     assert int(detector.criterion.reference.count) == 8
     assert sum(name.startswith("criterion.reference") for name in detector.state_dict()) == 5
     assert runner.callback_metrics["loss"].isfinite()

@@ -112,9 +112,9 @@ class GradConLoss(nn.Module):
         optimizer.step()
 
     In train mode each ``backward`` takes the batch's gradients into the reference by itself (whatever the total was scaled with:
-    gradient accumulation and loss scaling change nothing; a backward of several totals counts as one batch); in eval mode none does. It works under `torch.no_grad` too (a
-    validation step), and then gives values without a graph. Under several processes (DDP), each constrains the gradient of its own
-    share of the batch.
+    gradient accumulation and loss scaling change nothing; a backward of several totals counts as one batch); in eval mode none
+    does. It works under `torch.no_grad` and `torch.inference_mode` too (a validation step), and then gives values without a
+    graph. Under several processes (DDP), each constrains the gradient of its own share of the batch.
 
     Args:
         model: maps images [B, C, H, W] to reconstructions, or to (reconstruction, mean, log variance). It is used, not owned: its
@@ -162,7 +162,8 @@ class GradConLoss(nn.Module):
         """The loss of a batch [B, C, H, W]."""
         (model,) = self._model
         graph = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x
             out = reconstruct(model, x)
             reconstruction = out.errors(x).mean()
             constraint, cosines, defined = self.constrain(reconstruction, graph=graph)
@@ -183,6 +184,7 @@ class GradConLoss(nn.Module):
         double backward that the caller's ``total.backward()`` makes.
         """
         weights = self._weights()
+        learn = graph and self.training and not self.of_total
         graph = graph and self.weight > 0 and int(self.reference.count) > 0
         found = torch.autograd.grad(
             loss, list(weights.values()), create_graph=graph, retain_graph=True, allow_unused=True
@@ -195,7 +197,7 @@ class GradConLoss(nn.Module):
         pairs = [_cosine(g, self.reference.as_dict()[name]) for name, g in gradients.items()]
         cosines = torch.stack([c for c, _ in pairs])
         defined = torch.stack([d for _, d in pairs])
-        if self.training and not self.of_total:
+        if learn:
             self.reference.update({name: g.detach() for name, g in gradients.items()})
         return -cosines.mean(), cosines.detach(), defined
 
