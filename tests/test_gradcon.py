@@ -315,6 +315,16 @@ class TestScores:
             assert torch.allclose(mean, wanted, atol=1e-7)
         assert all(p.grad is None for p in model.parameters())
 
+    def test_refreshed_with_frozen_weights_and_in_inference_mode(self, model: ConvAutoencoder) -> None:
+        reference = {n: torch.ones_like(p) for n, p in decoder_weights(model).items()}
+        scorer, x = GradConScorer(model, reference), images(3)
+        wanted = scorer.refreshed(x).reference
+        model.requires_grad_(False)
+        with torch.inference_mode():
+            found = scorer.refreshed(images(3)).reference
+        assert not any(p.requires_grad for p in model.parameters())
+        assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+
     def test_any_encoder_decoder(self) -> None:
         torch.manual_seed(0)
         model, x = Small(), torch.rand(6, 12)
