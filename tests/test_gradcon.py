@@ -98,6 +98,14 @@ class TestModels:
     def test_decoder_weights_leave_biases_out(self, model: ConvAutoencoder) -> None:
         assert list(decoder_weights(model)) == [f"decoder.{i}.weight" for i in (0, 2, 4, 6)]
 
+    def test_decoder_weights_that_are_tied_to_the_encoders(self) -> None:
+        model = nn.Module()
+        model.encoder = nn.Linear(6, 6)
+        model.decoder = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        model.decoder[0].weight = model.encoder.weight
+        assert list(decoder_weights(model)) == ["encoder.weight", "decoder.1.weight"]
+        assert GradConLoss(model).reference.names == ("encoder.weight", "decoder.1.weight")
+
 
 class TestConstraint:
     def test_gradient_of_the_total_is_that_of_its_formula(self) -> None:
