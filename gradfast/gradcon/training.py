@@ -121,9 +121,10 @@ class GradConTrainer:
             epoch = self._epoch()
             self.history.append(epoch)
             if self.directory is not None:
-                self._write(Path(self.directory) / "last.safetensors")
+                # The best goes first: a training that is killed in between runs this epoch again, and writes both.
                 if self.best is epoch:
                     self._write(Path(self.directory) / "best.safetensors")
+                self._write(Path(self.directory) / "last.safetensors")
             tell(epoch)
         return self.history
 
