@@ -196,6 +196,9 @@ def test_conditions(tiny: OneClass, tmp_path: Path) -> None:
     (areas,) = found["auroc"].values()
     assert len(areas["gradient"]) == 5
     assert run_conditions(cell, tiny, tmp_path, images=8) == found
+    run_cell(cell, tiny, tmp_path, 2)
+    again = run_conditions(cell, tiny, tmp_path, images=8, names=_corruptions()[:1])
+    assert (found["epochs"], again["epochs"]) == (1, 2)
     table = condition_table([found])
     assert [line.split(" | ")[2] for line in table.splitlines()[2:]] == [
         "reconstruction",
