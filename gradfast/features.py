@@ -217,9 +217,11 @@ class Features:
 
     def __getitem__(self, rows: int | slice | npt.ArrayLike) -> Self:
         """The features of some samples: a slice, indices, or a mask of n booleans."""
-        chosen = np.atleast_1d(
-            np.arange(len(self))[rows if isinstance(rows, (int, slice)) else np.asarray(rows)]
-        )
+        if not isinstance(rows, (int, slice)):
+            rows = np.asarray(rows)
+            if not rows.size and rows.dtype.kind == "f":  # NumPy's idea of an empty list
+                rows = rows.astype(np.int64)
+        chosen = np.atleast_1d(np.arange(len(self))[rows])
         return self._view(rows=chosen if self._rows is None else self._rows[chosen])
 
     def select(

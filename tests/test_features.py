@@ -224,6 +224,7 @@ class TestSelection:
             np.testing.assert_array_equal(f[chosen].index, np.arange(N)[chosen])
         np.testing.assert_array_equal(f[rows][mask][5:9].values, arrays()["values"][rows][mask][5:9])
         assert f[7].index.tolist() == [7]
+        assert f[[]].shape == (0, *f.shape[1:])
         with pytest.raises(IndexError):
             f[N]
 
