@@ -272,6 +272,17 @@ class TestConstraint:
         assert both["model"].decoder[0].weight.grad is not None
         assert not any(name.startswith("encoder") for name in loss.state_dict())
 
+    def test_a_state_dict_without_a_reference_is_taken_where_that_is_allowed(
+        self, model: ConvAutoencoder
+    ) -> None:
+        both = nn.ModuleDict({"model": model, "loss": GradConLoss(model)})
+        alone = nn.ModuleDict({"model": model}).state_dict()
+        missing = both.load_state_dict(alone, strict=False).missing_keys
+        assert len(missing) == 5
+        assert all(name.startswith("loss.reference.") for name in missing)
+        with pytest.raises(RuntimeError, match="Missing key"):
+            both.load_state_dict(alone)
+
     def test_vae_adds_the_divergence_per_pixel(self) -> None:
         torch.manual_seed(0)
         vae, x = ConvVAE(1), images(3)

@@ -94,7 +94,8 @@ class GradientReference(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         own = {prefix + _buffer(n): self.get_buffer(_buffer(n)) for n in self.names}
         given = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k != prefix + "count"}
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
+        # None at all is a model's own state dict, for ``strict`` to judge.
+        if given and {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
             raise InputError(
                 f"reference: got {_listing(given, prefix)}; wanted {_listing(own, prefix)}: it is the reference of another model"
             )
