@@ -236,7 +236,7 @@ class _Capture:
         """Awaits a backward of ``total``; it brings gradients to the weights named in ``reached``, to the others zero."""
         self._reset()  # of a backward that was broken off
         self._waiting += 1
-        handle = total.register_hook(lambda scale: self._start(scale, reached, handle))
+        handle: RemovableHandle = total.register_hook(lambda scale: self._start(scale, reached, handle))
         for name in reached - self._handles.keys():
             self._handles[name] = self._all[name].register_hook(partial(self._take, name))
 
