@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -55,7 +57,7 @@ class FeatureExtractor:
     Args:
         model: maps inputs to logits [B, K]; in eval mode.
         contrast: as in `grad_norms`, but targets are the same for all samples, [C, K].
-        loss: as in `grad_norms`.
+        loss: as in `grad_norms`. A callable is known by its code and what it holds, not by functions that it calls.
         classes: as in `grad_norms`.
         layers: as in `grad_norms`.
         dtype: as in `grad_norms`.
@@ -199,6 +201,7 @@ class FeatureExtractor:
             "model_fingerprint": fingerprint(self.model),
             "contrast": _named(self.contrast),
             **self._held.settings,
+            **({} if isinstance(self._held.loss, str) else {"loss_fingerprint": _digest_of(self._held.loss)}),
             "layers": [self.layers] if isinstance(self.layers, str) else self.layers and list(self.layers),
             "dtype": str(self.dtype or parameter.dtype).removeprefix("torch."),
             "device": parameter.device.type,
@@ -382,6 +385,45 @@ def _named(contrast: ContrastLike) -> Any:
     if isinstance(contrast, str):
         return contrast
     return {"targets": list(contrast.shape), "fingerprint": of_arrays(contrast)}
+
+
+def _digest_of(loss: object) -> str:
+    """Tells a callable loss from another of its name (a lambda, a partial), the same in every process."""
+    return hashlib.sha256(_told(loss, 6).encode()).hexdigest()
+
+
+def _told(x: Any, depth: int) -> str:
+    """What a value does, in text; of an object that is neither plain data nor callable, and beyond ``depth``, only its type."""
+    kind = f"{type(x).__module__}.{type(x).__qualname__}"
+    if isinstance(x, (bool, int, float, complex, str, bytes, type(None))):
+        return f"{kind} {x!r}"
+    if isinstance(x, (Tensor, np.ndarray)):
+        return of_arrays(x)
+    held: Any = ()
+    if isinstance(x, nn.Module):  # some settings, such as a label smoothing, are not in what it prints
+        plain = [(k, v) for k, v in vars(x).items() if isinstance(v, (bool, int, float, str))]
+        held = {"": fingerprint(x), **dict(plain)}
+    elif isinstance(x, (list, tuple, set, frozenset, Mapping)):
+        held = x
+    elif isinstance(x, CodeType):
+        held = (x.co_code, x.co_names, x.co_consts)
+    elif isinstance(x, FunctionType):
+        cells = [cell.cell_contents for cell in x.__closure__ or ()]
+        held = (x.__code__, x.__defaults__, x.__kwdefaults__, cells)
+    elif isinstance(x, MethodType):
+        of = x.__self__
+        held = (x.__func__, of if isinstance(of, nn.Module) else getattr(of, "__dict__", None))
+    elif isinstance(x, partial):
+        held = (x.func, x.args, x.keywords)
+    elif callable(x) and not isinstance(x, type):
+        held = getattr(x, "__dict__", ())
+    parts = (
+        [_told(value, depth - 1) for value in (held.items() if isinstance(held, Mapping) else held)]
+        if depth
+        else []
+    )
+    # Sets and mappings come in an order that does not belong to what they say.
+    return f"{kind} [{', '.join(parts if isinstance(held, (list, tuple)) else sorted(parts))}]"
 
 
 def check_rows_per_file(rows: object) -> None:

@@ -217,13 +217,17 @@ class Features:
 
     def __getitem__(self, rows: int | slice | npt.ArrayLike) -> Self:
         """The features of some samples: a slice, indices, or a mask of n booleans."""
-        chosen = np.atleast_1d(
-            np.arange(len(self))[rows if isinstance(rows, (int, slice)) else np.asarray(rows)]
-        )
+        if not isinstance(rows, (int, slice)):
+            rows = np.asarray(rows)
+            if not rows.size and rows.dtype.kind == "f":  # NumPy's idea of an empty list
+                rows = rows.astype(np.int64)
+        chosen = np.atleast_1d(np.arange(len(self))[rows])
         return self._view(rows=chosen if self._rows is None else self._rows[chosen])
 
     def select(
-        self, layers: str | Sequence[str] | None = None, classes: int | Sequence[int] | None = None
+        self,
+        layers: str | Sequence[str] | None = None,
+        classes: int | np.integer[Any] | Sequence[int] | None = None,
     ) -> Self:
         """The features of some layers and classes.
 
@@ -241,7 +245,7 @@ class Features:
         if not isinstance(known, tuple):
             why = "each sample has classes of its own" if known else "the contrast rows are no classes"
             raise InputError(f"classes: got {describe(classes)}; wanted None, for {why}")
-        wanted = [classes] if isinstance(classes, int) else list(classes)
+        wanted = [int(classes)] if isinstance(classes, (int, np.integer)) else list(classes)
         unknown = [c for c in wanted if c not in known]
         if unknown or not wanted:
             raise InputError(f"classes: got {wanted}; wanted some of {list(known)}")

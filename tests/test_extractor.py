@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -419,6 +420,26 @@ class TestRefusals:
             ]
             assert said == differing
         assert content(folder) == before
+
+    def test_a_callable_loss_is_known_by_more_than_its_name(self, tmp_path: Path) -> None:
+        def power(z: torch.Tensor, t: torch.Tensor, n: int) -> torch.Tensor:
+            return ((z - t) ** n).sum(1)
+
+        def scaled(by: float) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+            return lambda z, t: by * (z - t).square().sum(1)
+
+        for i, (loss, same, other) in enumerate(
+            [
+                (partial(power, n=2), partial(power, n=2), partial(power, n=4)),
+                (scaled(1.0), scaled(1.0), scaled(2.0)),
+                (lambda z, t: (z * t).sum(1), lambda z, t: (z * t).sum(1), lambda z, t: (z + t).sum(1)),
+            ]
+        ):
+            folder = tmp_path / str(i)
+            extractor(loss=loss).extract(data(), out=folder, **FILES)
+            extractor(loss=same).extract(data(), out=folder, **FILES)
+            with pytest.raises(MismatchError, match="loss_fingerprint"):
+                extractor(loss=other).extract(data(), out=folder, **FILES)
 
     def test_other_file_size_of_an_unfinished_run(self, tmp_path: Path) -> None:
         folder = self.begun(tmp_path / "out", finished=False)

@@ -212,7 +212,8 @@ class TestSelection:
         assert g.classes is not None
         assert g.classes.tolist() == [3, 0]
         np.testing.assert_array_equal(g.values, arrays()["values"][:, [2, 0]])
-        np.testing.assert_array_equal(g.select(classes=0).values, arrays()["values"][:, [0]])
+        for one in (0, np.int64(0)):
+            np.testing.assert_array_equal(g.select(classes=one).values, arrays()["values"][:, [0]])
         with pytest.raises(InputError, match=r"classes: got \[1\]; wanted some of \[0, 2, 3\]"):
             f.select(classes=[1])
 
@@ -224,6 +225,7 @@ class TestSelection:
             np.testing.assert_array_equal(f[chosen].index, np.arange(N)[chosen])
         np.testing.assert_array_equal(f[rows][mask][5:9].values, arrays()["values"][rows][mask][5:9])
         assert f[7].index.tolist() == [7]
+        assert f[[]].shape == (0, *f.shape[1:])
         with pytest.raises(IndexError):
             f[N]
 

@@ -98,6 +98,14 @@ class TestModels:
     def test_decoder_weights_leave_biases_out(self, model: ConvAutoencoder) -> None:
         assert list(decoder_weights(model)) == [f"decoder.{i}.weight" for i in (0, 2, 4, 6)]
 
+    def test_decoder_weights_that_are_tied_to_the_encoders(self) -> None:
+        model = nn.Module()
+        model.encoder = nn.Linear(6, 6)
+        model.decoder = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        model.decoder[0].weight = model.encoder.weight
+        assert list(decoder_weights(model)) == ["encoder.weight", "decoder.1.weight"]
+        assert GradConLoss(model).reference.names == ("encoder.weight", "decoder.1.weight")
+
 
 class TestConstraint:
     def test_gradient_of_the_total_is_that_of_its_formula(self) -> None:
@@ -170,6 +178,40 @@ class TestConstraint:
         for a, b in zip(plain.reference.as_dict().values(), scaled.reference.as_dict().values(), strict=True):
             assert torch.allclose(a, b)
 
+    def test_several_totals_before_their_backward(self) -> None:
+        """Apart, each is a batch of the mean; in one backward they are one batch, weighed as they were summed."""
+        torch.manual_seed(0)
+        model, x, y = Small().double(), torch.rand(2, 12).double(), torch.rand(3, 12).double()
+        weights = list(decoder_weights(model, "dec").values())
+        g, h = (torch.autograd.grad(F.mse_loss(model(z), z), weights) for z in (x, y))
+        for together in (False, True):
+            loss = GradConLoss(model, "dec")
+            loss(x)  # whose backward never comes
+            first, second = loss(x).total, loss(y).total
+            if together:
+                (0.75 * first + 0.25 * second).backward()
+            else:
+                first.backward()
+                second.backward()
+            assert int(loss.reference.count) == (1 if together else 2)
+            share = 0.75 if together else 0.5
+            for mean, a, b in zip(loss.reference.as_dict().values(), g, h, strict=True):
+                assert torch.allclose(mean, share * a + (1 - share) * b, atol=1e-9)
+
+    @pytest.mark.parametrize("kind", ["total", "reconstruction"])
+    def test_a_weight_that_a_batch_does_not_use_has_a_gradient_of_zero(self, kind: str) -> None:
+        torch.manual_seed(0)
+        model, x = Small(), torch.rand(5, 12)
+        model.dec.spare = nn.Linear(3, 3)
+        model.dec.forward = lambda z: nn.Sequential(*list(model.dec)[:4])(z)  # type: ignore[method-assign]
+        loss = GradConLoss(model, "dec", reference=kind)
+        for _ in range(2):
+            terms = loss(x)
+            terms.total.backward()
+        assert int(loss.reference.count) == 2
+        assert terms.defined.tolist() == [True, True, False]
+        assert not loss.reference.as_dict()["dec.spare.weight"].any()
+
     def test_momentum_begins_as_the_plain_mean(self) -> None:
         reference = GradientReference({"w": torch.zeros(2)}, momentum=0.5)
         for value, wanted in ((2.0, 2.0), (4.0, 3.0), (7.0, 5.0)):
@@ -183,16 +225,24 @@ class TestConstraint:
         assert reference.as_dict()["w"].tolist() == [1.0, 1.0]
         assert int(reference.count) == 1
 
-    def test_eval_and_no_grad_leave_the_reference(self, model: ConvAutoencoder) -> None:
-        loss = GradConLoss(model)
+    @pytest.mark.parametrize("kind", ["total", "reconstruction"])
+    @pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+    @pytest.mark.parametrize("training", [False, True])
+    def test_eval_and_no_graph_leave_the_reference(
+        self, model: ConvAutoencoder, kind: str, without: type[torch.no_grad], training: bool
+    ) -> None:
+        loss = GradConLoss(model, reference=kind)
         loss(images(4)).total.backward()
-        loss.eval()
-        with torch.no_grad():
+        loss.train(training)
+        with without():
             terms = loss(images(4, seed=1))
         assert not terms.total.requires_grad
         assert terms.defined.all()
         assert (terms.cosines.abs() <= 1).all()
         assert int(loss.reference.count) == 1
+        if not training:
+            assert torch.equal(terms.cosines, loss(images(4, seed=1)).cosines)
+            assert int(loss.reference.count) == 1
 
     def test_constraint_turns_the_gradients(self) -> None:
         torch.manual_seed(0)
@@ -221,6 +271,17 @@ class TestConstraint:
         both["loss"](images(2)).total.backward()
         assert both["model"].decoder[0].weight.grad is not None
         assert not any(name.startswith("encoder") for name in loss.state_dict())
+
+    def test_a_state_dict_without_a_reference_is_taken_where_that_is_allowed(
+        self, model: ConvAutoencoder
+    ) -> None:
+        both = nn.ModuleDict({"model": model, "loss": GradConLoss(model)})
+        alone = nn.ModuleDict({"model": model}).state_dict()
+        missing = both.load_state_dict(alone, strict=False).missing_keys
+        assert len(missing) == 5
+        assert all(name.startswith("loss.reference.") for name in missing)
+        with pytest.raises(RuntimeError, match="Missing key"):
+            both.load_state_dict(alone)
 
     def test_vae_adds_the_divergence_per_pixel(self) -> None:
         torch.manual_seed(0)
@@ -272,6 +333,16 @@ class TestScores:
             (wanted,) = torch.autograd.grad(error, model.get_parameter(name), retain_graph=True)
             assert torch.allclose(mean, wanted, atol=1e-7)
         assert all(p.grad is None for p in model.parameters())
+
+    def test_refreshed_with_frozen_weights_and_in_inference_mode(self, model: ConvAutoencoder) -> None:
+        reference = {n: torch.ones_like(p) for n, p in decoder_weights(model).items()}
+        scorer, x = GradConScorer(model, reference), images(3)
+        wanted = scorer.refreshed(x).reference
+        model.requires_grad_(False)
+        with torch.inference_mode():
+            found = scorer.refreshed(images(3)).reference
+        assert not any(p.requires_grad for p in model.parameters())
+        assert all(torch.equal(found[n], wanted[n]) for n in wanted)
 
     def test_any_encoder_decoder(self) -> None:
         torch.manual_seed(0)

@@ -74,6 +74,12 @@ class TestLabels:
         assert (np.diff(grades[values.argsort()]) >= 0).all()
         assert labels([-1e9, 1e9]).tolist() == [0, 4]
 
+    def test_equal_severities_share_a_grade_and_leave_none_empty(self) -> None:
+        assert SeverityLabels([0, 1, 1, 1, 1], 2)([0, 1]).tolist() == [0, 1]
+        for values, bins in (([0, 0, 0, 0, 1], 2), ([0, 0, 1, 1], 3)):
+            with pytest.raises(InputError, match="one would be empty"):
+                SeverityLabels(values, bins)
+
     @pytest.mark.parametrize(
         ("values", "bins"),
         [([1.0, 2.0], 3), ([1.0, 2.0], 1), ([1.0, np.nan], 2), ([1.0] * 9, 3), ([[1.0, 2.0]], 2)],

@@ -55,6 +55,24 @@ def test_a_cell_goes_on_and_is_read_again(tiny: OneClass, tmp_path: Path) -> Non
     assert [r["epochs"] for r in found] == [2]
 
 
+def test_a_kept_cell_is_not_that_of_other_settings(tiny: OneClass, tmp_path: Path) -> None:
+    cell = Cell("tiny", 0, "CAE+Grad", 0)
+    run_cell(cell, tiny, tmp_path, 2, batch_size=8)
+    with pytest.raises(InputError, match=r"epochs: got 1; .* trained for 2"):
+        run_cell(cell, tiny, tmp_path, 1, batch_size=8)
+    with pytest.raises(InputError, match="with batch_size 8; this one has 4"):
+        run_cell(cell, tiny, tmp_path, 2, batch_size=4)
+    with pytest.raises(InputError, match="with train_images 14; this one has 9"):
+        run_cell(cell, tiny, tmp_path, 2, batch_size=8, limit=10)
+    other = replace(tiny, test=ClassImages(255 - tiny.test.images, tiny.test.labels))
+    with pytest.raises(InputError, match="with sums"):
+        run_cell(cell, other, tmp_path, 2, batch_size=8)
+    forest = Cell("tiny", 0, "isolation forest", 0)
+    run_baseline(forest, tiny, tmp_path)
+    with pytest.raises(InputError, match="with train_images 16; this one has 10"):
+        run_baseline(forest, tiny, tmp_path, limit=10)
+
+
 def test_run_and_write(tiny: OneClass, tmp_path: Path) -> None:
     profile = replace(
         PROFILES["quick"], epochs=1, models=("CAE",), seeds=(0, 1), baselines=("isolation forest",)
@@ -178,6 +196,9 @@ def test_conditions(tiny: OneClass, tmp_path: Path) -> None:
     (areas,) = found["auroc"].values()
     assert len(areas["gradient"]) == 5
     assert run_conditions(cell, tiny, tmp_path, images=8) == found
+    run_cell(cell, tiny, tmp_path, 2)
+    again = run_conditions(cell, tiny, tmp_path, images=8, names=_corruptions()[:1])
+    assert (found["epochs"], again["epochs"]) == (1, 2)
     table = condition_table([found])
     assert [line.split(" | ")[2] for line in table.splitlines()[2:]] == [
         "reconstruction",

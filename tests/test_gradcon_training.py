@@ -84,6 +84,31 @@ def test_history_and_best_epoch(tmp_path: Path) -> None:
     assert len(set(t.held_out.tolist()) | set(t.rows.tolist())) == 32
 
 
+def test_killed_between_its_two_checkpoints_the_best_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    trainer(directory=whole).fit(2)
+    trainer(directory=broken).fit(1)
+    first, written = trainer(directory=broken), []
+
+    def killed(self: GradConTrainer, path: Path) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(self, path)
+
+    write = GradConTrainer._write
+    with monkeypatch.context() as patch:
+        patch.setattr(GradConTrainer, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            first.fit(2)
+    assert first.best is first.history[-1]  # else there is only one to write
+    trainer(directory=broken).fit(2)
+    states = [load_file(folder / "best.safetensors") for folder in (whole, broken)]
+    assert all(torch.equal(a, states[1][name]) for name, a in states[0].items())
+
+
 def test_weight_zero_is_plain_training() -> None:
     plain = trainer(settings=TrainingSettings(batch_size=8, weight=0.0))
     plain.fit(1)
@@ -192,6 +217,7 @@ def test_in_a_lightning_module(tmp_path: Path) -> None:
         enable_checkpointing=False, accumulate_grad_batches=2, gradient_clip_val=1.0,
     )  # fmt: skip
     runner.fit(detector, data, data)
+    runner.validate(detector, data, verbose=False)  # in inference mode
     assert int(detector.criterion.reference.count) == 8
     assert sum(name.startswith("criterion.reference") for name in detector.state_dict()) == 5
     assert runner.callback_metrics["loss"].isfinite()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradfast.errors import InputError, ModelError, describe
-from gradfast.selection import select_layers
+from gradfast.selection import parameter_aliases, select_layers
 
 __all__ = ["ConvAutoencoder", "ConvVAE", "Reconstruction", "check_images", "decoder_weights", "reconstruct"]
 
@@ -122,6 +122,8 @@ def reconstruct(model: nn.Module, x: Tensor) -> Reconstruction:
 def decoder_weights(model: nn.Module, decoder: str = "decoder") -> dict[str, nn.Parameter]:
     """The weight tensors (no biases, no norm layers' scales) of the parameters that ``decoder`` selects, by name.
 
+    One that is tied to another, such as the encoder's, goes by its name in `named_parameters()`.
+
     Args:
         model: an encoder-decoder.
         decoder: name, prefix or glob pattern of the decoder's parameters.
@@ -130,7 +132,7 @@ def decoder_weights(model: nn.Module, decoder: str = "decoder") -> dict[str, nn.
         InputError: nothing selected, or no weight tensor among it.
     """
     parameters = dict(model.named_parameters())
-    names = select_layers(tuple(parameters), decoder)
+    names = select_layers(tuple(parameters), decoder, parameter_aliases(model))
     kept = {name: parameters[name] for name in names if parameters[name].dim() > 1}
     if not kept:
         raise InputError(

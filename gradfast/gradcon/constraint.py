@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gradfast.errors import InputError, describe
 from gradfast.gradcon.autoencoders import decoder_weights, kl_weight, reconstruct
@@ -93,7 +94,8 @@ class GradientReference(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         own = {prefix + _buffer(n): self.get_buffer(_buffer(n)) for n in self.names}
         given = {k: v for k, v in state_dict.items() if k.startswith(prefix) and k != prefix + "count"}
-        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
+        # None at all is a model's own state dict, for ``strict`` to judge.
+        if given and {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in given.items()}:
             raise InputError(
                 f"reference: got {_listing(given, prefix)}; wanted {_listing(own, prefix)}: it is the reference of another model"
             )
@@ -111,9 +113,9 @@ class GradConLoss(nn.Module):
         optimizer.step()
 
     In train mode each ``backward`` takes the batch's gradients into the reference by itself (whatever the total was scaled with:
-    gradient accumulation and loss scaling change nothing); in eval mode none does. It works under `torch.no_grad` too (a
-    validation step), and then gives values without a graph. Under several processes (DDP), each constrains the gradient of its own
-    share of the batch.
+    gradient accumulation and loss scaling change nothing; a backward of several totals counts as one batch); in eval mode none
+    does. It works under `torch.no_grad` and `torch.inference_mode` too (a validation step), and then gives values without a
+    graph. Under several processes (DDP), each constrains the gradient of its own share of the batch.
 
     Args:
         model: maps images [B, C, H, W] to reconstructions, or to (reconstruction, mean, log variance). It is used, not owned: its
@@ -152,6 +154,7 @@ class GradConLoss(nn.Module):
         self.reference = GradientReference(weights, momentum)
         self._model = (model,)  # in a tuple, so that it is no submodule
         self._capture: _Capture | None = None
+        self._reached: frozenset[str] = frozenset()  # weights on which the last batch depends
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}, tensors={', '.join(self.reference.names)}"
@@ -160,7 +163,8 @@ class GradConLoss(nn.Module):
         """The loss of a batch [B, C, H, W]."""
         (model,) = self._model
         graph = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x
             out = reconstruct(model, x)
             reconstruction = out.errors(x).mean()
             constraint, cosines, defined = self.constrain(reconstruction, graph=graph)
@@ -181,10 +185,12 @@ class GradConLoss(nn.Module):
         double backward that the caller's ``total.backward()`` makes.
         """
         weights = self._weights()
+        learn = graph and self.training and not self.of_total
         graph = graph and self.weight > 0 and int(self.reference.count) > 0
         found = torch.autograd.grad(
             loss, list(weights.values()), create_graph=graph, retain_graph=True, allow_unused=True
         )
+        self._reached = frozenset(name for name, g in zip(weights, found, strict=True) if g is not None)
         gradients = {
             name: torch.zeros_like(p) if g is None else g
             for (name, p), g in zip(weights.items(), found, strict=True)
@@ -192,15 +198,16 @@ class GradConLoss(nn.Module):
         pairs = [_cosine(g, self.reference.as_dict()[name]) for name, g in gradients.items()]
         cosines = torch.stack([c for c, _ in pairs])
         defined = torch.stack([d for _, d in pairs])
-        if self.training and not self.of_total:
+        if learn:
             self.reference.update({name: g.detach() for name, g in gradients.items()})
         return -cosines.mean(), cosines.detach(), defined
 
     def _watch(self, total: Tensor) -> None:
         """Takes the gradients that the backward of ``total`` brings to the weights into the reference."""
-        if self._capture is not None:
-            self._capture.close()
-        self._capture = _Capture(total, self._weights(), self.reference)
+        weights = self._weights()
+        if self._capture is None or not self._capture.is_of(weights):
+            self._capture = _Capture(weights, self.reference)
+        self._capture.watch(total, self._reached)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_capture": None}  # hooks cannot be copied
@@ -211,31 +218,56 @@ class GradConLoss(nn.Module):
 
 
 class _Capture:
-    """Hooks that live for one backward: they collect its gradients, free of the scale that it was started with."""
+    """Hooks that collect the gradients of a backward, free of the scale that it was started with.
 
-    def __init__(
-        self, total: Tensor, weights: Mapping[str, nn.Parameter], reference: GradientReference
-    ) -> None:
-        self._reference = reference
+    Several totals may wait for theirs, each or all in one: of several it is their mean, each weighed by its scale.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], reference: GradientReference) -> None:
+        self._all, self._reference = weights, reference
+        self._handles: dict[str, RemovableHandle] = {}
+        self._waiting = 0
+        self._reset()
+
+    def is_of(self, weights: Mapping[str, nn.Parameter]) -> bool:
+        return all(self._all[name] is p for name, p in weights.items())
+
+    def watch(self, total: Tensor, reached: frozenset[str]) -> None:
+        """Awaits a backward of ``total``; it brings gradients to the weights named in ``reached``, to the others zero."""
+        self._reset()  # of a backward that was broken off
+        self._waiting += 1
+        handle: RemovableHandle = total.register_hook(lambda scale: self._start(scale, reached, handle))
+        for name in reached - self._handles.keys():
+            self._handles[name] = self._all[name].register_hook(partial(self._take, name))
+
+    def _reset(self) -> None:
         self._scale: Tensor | None = None
+        self._reached: frozenset[str] = frozenset()
         self._found: dict[str, Tensor] = {}
-        self._handles = [total.register_hook(self._start)]
-        self._handles += [p.register_hook(partial(self._take, name)) for name, p in weights.items()]
 
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _start(self, scale: Tensor) -> None:
-        self._scale = scale.detach()
+    def _start(self, scale: Tensor, reached: frozenset[str], handle: RemovableHandle) -> None:
+        handle.remove()
+        self._waiting -= 1
+        self._scale = scale.detach() if self._scale is None else self._scale + scale.detach()
+        self._reached |= reached
 
     def _take(self, name: str, gradient: Tensor) -> None:
         if self._scale is None:  # the backward of another loss
             return
-        self._found[name] = gradient.detach() / self._scale
-        if len(self._found) == len(self._reference.names):
-            self._reference.update(self._found)
-            self.close()
+        self._found[name] = gradient.detach().clone()
+        if not self._reached <= self._found.keys():
+            return
+        self._reference.update(
+            {
+                n: self._found[n] / self._scale if n in self._found else torch.zeros_like(p)
+                for n, p in self._all.items()
+            }
+        )
+        self._reset()
+        if not self._waiting:
+            for handle in self._handles.values():
+                handle.remove()
+            self._handles.clear()
 
 
 def _cosine(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,14 +39,14 @@ def severity(scorer: GradConScorer, x: Tensor, score: str = "gradient") -> NDArr
 
 
 class SeverityLabels:
-    """Grades 0 to bins - 1 by the quantiles of the severities of a reference set; each grade holds as many of them.
+    """Grades 0 to bins - 1 by the quantiles of the severities of a reference set; each grade holds as many of them, but equal ones share a grade.
 
     Args:
         severities: [n], of the set whose quantiles count.
         bins: number of grades, from 2 to n.
 
     Raises:
-        InputError: too few severities, some not finite, or fewer distinct ones than grades.
+        InputError: too few severities, some not finite, or so many equal ones that a grade would be empty.
     """
 
     def __init__(self, severities: ArrayLike, bins: int) -> None:
@@ -60,11 +60,11 @@ class SeverityLabels:
                 f"bins: got {describe(bins)} for {len(values)} images; wanted 2 to {len(values)}"
             )
         self.edges: NDArray[np.float64] = np.quantile(values, np.arange(1, bins) / bins)
-        if len(np.unique(self.edges)) < bins - 1:
-            raise InputError(
-                f"bins: got {bins}; the severities have too few distinct values for so many grades"
-            )
         self.bins = bins
+        if len(np.unique(self(values))) < bins:
+            raise InputError(
+                f"bins: got {bins}; the severities have too few distinct values for so many grades: one would be empty"
+            )
 
     def __call__(self, severities: ArrayLike) -> NDArray[np.int64]:
         """The grade of each severity, [n]."""

@@ -7,7 +7,7 @@ mean over the decoder's weights of the cosine between the image's own gradient a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -147,15 +147,20 @@ class GradConScorer:
         long. ``normal`` are training images [n, C, H, W], uint8 or as for a call.
         """
         weights = {name: p for name, p in self.model.named_parameters() if name in self.layers}
-        mean = {name: torch.zeros_like(r) for name, r in self.reference.items()}
         device = next(iter(weights.values())).device
-        with _eval(self.model), torch.enable_grad():
+        # Weights may be frozen once they are trained, and a caller may be in inference mode.
+        with _eval(self.model), torch.inference_mode(False), torch.enable_grad(), _thawed(weights.values()):
+            mean = {name: torch.zeros_like(r) for name, r in self.reference.items()}
             for part in normal.split(self.batch_size):
                 x = as_float(part).to(device)
+                x = x.clone() if x.is_inference() else x
                 errors = reconstruct(self.model, check_images(self.model, x)).errors(x)
-                found = torch.autograd.grad(errors.sum() / len(normal), [weights[n] for n in self.layers])
+                found = torch.autograd.grad(
+                    errors.sum() / len(normal), [weights[n] for n in self.layers], allow_unused=True
+                )
                 for name, g in zip(self.layers, found, strict=True):
-                    mean[name] += g
+                    if g is not None:
+                        mean[name] += g
         return GradConScorer(self.model, mean, weight=self.weight, batch_size=self.batch_size)
 
     def standardised(self, normal: Tensor) -> GradConScorer:
@@ -305,6 +310,19 @@ def _eval(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def _thawed(weights: Iterable[Tensor]) -> Iterator[None]:
+    """They want gradients inside; those that did not before do not after."""
+    frozen = [p for p in weights if not p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
 
 
 def _joined(parts: list[Tensor | None]) -> Tensor | None:

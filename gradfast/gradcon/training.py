@@ -16,7 +16,7 @@ from gradfast.gradcon.autoencoders import as_float, check_images
 from gradfast.gradcon.checkpoint import PathType, read_checkpoint, restore, write_checkpoint
 from gradfast.gradcon.constraint import GradConLoss, GradConTerms
 
-__all__ = ["Epoch", "GradConTrainer", "TrainingSettings", "as_float", "one_class", "split_rows"]
+__all__ = ["Epoch", "GradConTrainer", "TrainingSettings", "as_float", "image_sum", "one_class", "split_rows"]
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,10 @@ class GradConTrainer:
             epoch = self._epoch()
             self.history.append(epoch)
             if self.directory is not None:
-                self._write(Path(self.directory) / "last.safetensors")
+                # The best goes first: a training that is killed in between runs this epoch again, and writes both.
                 if self.best is epoch:
                     self._write(Path(self.directory) / "best.safetensors")
+                self._write(Path(self.directory) / "last.safetensors")
             tell(epoch)
         return self.history
 
@@ -164,7 +165,7 @@ class GradConTrainer:
     def _identity(self) -> dict[str, Any]:
         return {
             "settings": asdict(self.settings),
-            "images": [list(self.images.shape), _sum(self.images)],
+            "images": [list(self.images.shape), image_sum(self.images)],
             "decoder": self.decoder,
         }
 
@@ -217,6 +218,6 @@ def one_class(images: Tensor, labels: Tensor, label: int) -> Tensor:
     return images[rows]
 
 
-def _sum(images: Tensor) -> float:
+def image_sum(images: Tensor) -> float:
     """Tells one set of images from another."""
     return float(images.double().sum())

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from gradfast.detectors.metrics import auroc
 from gradfast.errors import InputError
-from gradfast.gradcon.study.cells import Cell
+from gradfast.gradcon.study.cells import Cell, read_kept
 from gradfast.gradcon.study.data import OneClass
 from gradfast.gradcon.study.padim import PatchGaussian
+from gradfast.gradcon.training import image_sum
 
 __all__ = ["BASELINES", "PADIM", "run_baseline"]
 
@@ -63,14 +64,19 @@ def run_baseline(
     has seen the anomalies.
 
     Raises:
-        InputError: `PADIM` without ``features``, or a library that is not there.
+        InputError: `PADIM` without ``features``, a library that is not there, or a result that was kept of other images.
     """
     kept = directory / cell.folder.replace(" ", "-") / "result.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
     train = data.normal(cell.label, limit, cell.seed)
     images = data.tested(cell.label, cell.seed)
+    used = {
+        "train_images": len(train),
+        "test_images": [len(x) for x in images],
+        "sums": [image_sum(x) for x in (train, *images)],
+    }
+    found = read_kept(kept, used)
+    if found is not None:
+        return found
     if cell.model == PADIM:
         if features is None:
             raise InputError(f"features: got None; wanted a network for {PADIM}")
@@ -81,8 +87,7 @@ def run_baseline(
         inside, outside = (score(_pixels(x)) for x in images)
     result = {
         "data": cell.data, "class": cell.label, "model": cell.model, "seed": cell.seed, "epochs": 0,
-        "train_images": len(train), "test_images": [len(inside), len(outside)],
-        "last": {on: auroc(inside, outside)},
+        **used, "last": {on: auroc(inside, outside)},
     }  # fmt: skip
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(result, indent=1) + "\n")

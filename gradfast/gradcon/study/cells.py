@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,16 @@ from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE
 from gradfast.gradcon.checkpoint import load_scorer
 from gradfast.gradcon.scores import GradConScorer
 from gradfast.gradcon.study.data import SIZE, OneClass
-from gradfast.gradcon.training import Epoch, GradConTrainer, TrainingSettings, as_float
+from gradfast.gradcon.training import (
+    Epoch,
+    GradConTrainer,
+    TrainingSettings,
+    as_float,
+    image_sum,
+    split_rows,
+)
 
-__all__ = ["MODELS", "Cell", "make_model", "run_cell"]
+__all__ = ["MODELS", "Cell", "make_model", "read_kept", "run_cell"]
 
 # Name: (architecture, with the constraint).
 MODELS = {"CAE": ("cae", False), "CAE+Grad": ("cae", True), "VAE": ("vae", False), "VAE+Grad": ("vae", True)}
@@ -66,21 +73,34 @@ def run_cell(
 
     A cell that has been run to as many epochs is read; one that was run to fewer is trained on. Which epoch is the best
     is told by the loss on a tenth of the normal training images that is held out; the test images choose nothing.
+
+    Raises:
+        InputError: the cell was run with other images or settings, or has been trained for more epochs and not tested there.
     """
     folder = directory / cell.folder
     kept = folder / f"result-{epochs}.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
     constrained = MODELS[cell.model][1]
-    trainer = GradConTrainer(
-        make_model(cell.model, data.train.images.shape[1], cell.seed),
-        data.normal(cell.label, limit, cell.seed),
-        TrainingSettings(batch_size=batch_size, weight=_WEIGHT if constrained else 0.0, seed=cell.seed),
-        directory=folder,
-    )
-    trainer.fit(epochs, tell)
+    settings = TrainingSettings(batch_size=batch_size, weight=_WEIGHT if constrained else 0.0, seed=cell.seed)
+    images = data.normal(cell.label, limit, cell.seed)
     inside, outside = data.tested(cell.label, cell.seed)
+    used = {
+        "batch_size": batch_size,
+        "train_images": len(split_rows(len(images), settings)[1]),
+        "test_images": [len(inside), len(outside)],
+        "sums": [image_sum(x) for x in (images, inside, outside)],
+    }
+    found = read_kept(kept, used)
+    if found is not None:
+        return found
+    trainer = GradConTrainer(
+        make_model(cell.model, data.train.images.shape[1], cell.seed), images, settings, directory=folder
+    )
+    if len(trainer.history) > epochs:
+        raise InputError(
+            f"epochs: got {epochs}; {folder} has been trained for {len(trainer.history)}, and was not tested after {epochs}; "
+            f"wanted {len(trainer.history)} or more, or another directory"
+        )
+    trainer.fit(epochs, tell)
     best = trainer.best
     held_out = trainer.images[trainer.held_out]
     scorer = GradConScorer(trainer.model, trainer.loss)
@@ -93,10 +113,8 @@ def run_cell(
         "model": cell.model,
         "seed": cell.seed,
         "epochs": epochs,
-        "batch_size": batch_size,
+        **used,
         "best_epoch": best.number if best else 0,
-        "train_images": len(trainer.rows),
-        "test_images": [len(inside), len(outside)],
         "seconds": sum(e.seconds for e in trainer.history),
         "last": last,
         "best": _areas(load_scorer(folder / "best.safetensors"), inside, outside, held_out),
@@ -106,6 +124,24 @@ def run_cell(
     scratch.write_text(json.dumps(result, indent=1) + "\n")
     scratch.replace(kept)
     return result
+
+
+def read_kept(path: Path, used: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A result that was kept; None where there is none.
+
+    Raises:
+        InputError: it is of other images or settings than ``used``, as far as it says.
+    """
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    for name, value in used.items():
+        if found.get(name, value) != value:
+            raise InputError(
+                f"study: {path} is of a run with {name} {found[name]}; this one has {value}; "
+                "wanted the same images and settings, or another directory"
+            )
+    return found
 
 
 def _areas(

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from gradfast.corruptions import CORRUPTIONS, LEVELS, corrupt
 from gradfast.detectors.metrics import auroc
-from gradfast.gradcon.checkpoint import load_scorer
+from gradfast.gradcon.checkpoint import load_scorer, read_checkpoint
 from gradfast.gradcon.study.cells import Cell
 from gradfast.gradcon.study.data import OneClass
 from gradfast.gradcon.training import TrainingSettings, as_float, split_rows
@@ -32,16 +32,20 @@ def run_conditions(
     """AUROC of clean against corrupted test images of the class, and the rank correlation of the scores with the level.
 
     Half of ``images`` is left clean and the other half corrupted, so that no image is on both sides. The model is the one that `run_cell`
-    has trained last, with the same ``limit``: scores are standardised on what it held out.
+    has trained last, with the same ``limit``: scores are standardised on what it held out. A result that was kept is read, unless the
+    model was trained on since.
     """
     folder = directory / cell.folder
-    kept = folder / f"conditions-{images}.json"
+    kept, model = folder / f"conditions-{images}.json", folder / "last.safetensors"
+    # Results may be there without their models.
+    epochs = len(read_checkpoint(model).facts["history"]) if model.exists() else None
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
-        return found
+        if epochs is None or found.get("epochs") == epochs:
+            return found
     normal_images = data.normal(cell.label, limit, cell.seed)
     held_out, _ = split_rows(len(normal_images), TrainingSettings(seed=cell.seed))
-    scorer = load_scorer(folder / "last.safetensors")
+    scorer = load_scorer(model)
     if len(held_out) > 1:
         scorer = scorer.standardised(normal_images[held_out])
     inside = as_float(data.tested(cell.label, cell.seed)[0][:images])
@@ -57,8 +61,8 @@ def run_conditions(
             s: float(spearmanr(np.concatenate([found[s] for found in by_level]), levels).statistic)
             for s in normal
         }
-    result = {"data": cell.data, "class": cell.label, "model": cell.model, "seed": cell.seed, "images": images,
-              "auroc": areas, "spearman": ranks}  # fmt: skip
+    result = {"data": cell.data, "class": cell.label, "model": cell.model, "seed": cell.seed, "epochs": epochs,
+              "images": images, "auroc": areas, "spearman": ranks}  # fmt: skip
     kept.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
