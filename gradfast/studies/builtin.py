@@ -60,7 +60,7 @@ OOD = Study(
     },
     profiles={
         "quick": Profile(200, 1000, 3, models=("resnet20",)),
-        "full": Profile(_SMALL, 2000, 5, model_images={"densenet": 200}),
+        "full": Profile(_SMALL, 2000, 5, model_images={"resnet56": 200, "densenet": 200}),
     },
 )  # fmt: skip
 
