@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from gradfast.detectors.sources.taps import Activations, Tap
 from gradfast.errors import InputError, describe
 from gradfast.models.fingerprint import fingerprint as model_fingerprint
 
-__all__ = ["FittedSource", "Source", "fit_together"]
+__all__ = ["Fits", "FittedSource", "Source", "fit_in_one_pass", "fit_together"]
 
 Self = TypeVar("Self", bound="Source")
 
@@ -178,13 +178,30 @@ def fit_together(sources: Iterable[Source], batches: Iterable[tuple[Tensor, Tens
         InputError: no samples, labels of another shape, or a sample that is not finite.
     """
     fitted = [source for source in sources if isinstance(source, FittedSource)]
-    if not fitted:
-        return
-    by_tap: dict[int, list[FittedSource]] = {}
+    for source in fitted:
+        source._fingerprint = None
+    if fitted:
+        fit_in_one_pass(fitted, batches)
+
+
+class Fits(Protocol):
+    """What takes training samples batch by batch, from the forward passes of a tap."""
+
+    tap: Tap
+
+    def begin(self) -> None: ...
+
+    def update(self, activations: Activations, labels: Tensor) -> None: ...
+
+    def finish(self) -> None: ...
+
+
+def fit_in_one_pass(fitted: Sequence[Fits], batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """`fit_together` of what is no source too; raises as it does."""
+    by_tap: dict[int, list[Fits]] = {}
     for source in fitted:
         by_tap.setdefault(id(source.tap), []).append(source)
         source.begin()
-        source._fingerprint = None
     seen = 0
     for batch in batches:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:

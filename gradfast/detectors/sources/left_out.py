@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from gradfast.detectors.sources.base import FittedSource
+from gradfast.detectors.sources.base import FittedSource, fit_in_one_pass
 from gradfast.detectors.sources.taps import Activations
 from gradfast.errors import InputError
 
@@ -19,7 +19,7 @@ __all__ = ["FOLDS", "LeftOut"]
 FOLDS = 5
 
 
-class LeftOut(FittedSource):
+class LeftOut:
     """A source and its twins, fitted in one pass: twin i to all samples but those of fold i.
 
     A distance to what was fitted is smaller for the samples fitted to than for others, and much so where these are few for
@@ -32,20 +32,15 @@ class LeftOut(FittedSource):
     """
 
     def __init__(self, source: FittedSource, twins: int) -> None:
-        super().__init__(source.model, tap=source.tap)
-        self.source = source
+        self.source, self.tap = source, source.tap
         self._twins = [copy.copy(source) for _ in range(twins)]
         self._seen = [0] * twins
         self._total = 0
         self._usable = False
 
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        return self.source.name
-
-    @property
-    def names(self) -> list[str]:
-        return self.source.names
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Takes in-distribution training batches (x, y), as `Source.fit`."""
+        fit_in_one_pass([self], batches)
 
     def begin(self) -> None:
         self._seen, self._total, self._usable = [0] * len(self._twins), 0, True
@@ -75,7 +70,7 @@ class LeftOut(FittedSource):
         except InputError as error:
             self._usable = False
             warnings.warn(
-                f"{self.name}: got too few training samples to leave some out of the fit ({error}), so the threshold is set on"
+                f"{self.source.name}: got too few training samples to leave some out of the fit ({error}), so the threshold is set on"
                 " samples that were fitted to; call calibrate with others",
                 stacklevel=2,
             )
@@ -86,22 +81,12 @@ class LeftOut(FittedSource):
             return self.source.columns(x)
         x = self.tap._placed(x)
         folds = _folds(x).to(x.device)
-        found = torch.full((len(x), len(self.names)), torch.nan, device=x.device)
+        found = torch.full((len(x), len(self.source.names)), torch.nan, device=x.device)
         for i, twin in enumerate(self._twins):
             rows = folds == i
             if bool(rows.any()):
                 found[rows] = twin.columns(x[rows])
         return found
-
-    @property
-    def fitted(self) -> bool:
-        return self.source.fitted
-
-    def _columns(self, activations: Activations) -> Tensor:
-        raise NotImplementedError
-
-    def _restore(self, state: Mapping[str, Tensor]) -> None:
-        raise NotImplementedError
 
 
 def _folds(x: Tensor) -> Tensor:
