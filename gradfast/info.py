@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 
 from . import _C
-from .version import __version__
+from .version import __version__, installed_version
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -149,11 +148,8 @@ def _sections(info: Info) -> dict[str, dict[str, str]]:
 
 def _distribution() -> str | None:
     """The installed package's version, if it is this version of gradfast."""
-    try:
-        found = importlib.metadata.version("gradfast")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return found if found.split("+")[0] == __version__ else None
+    found = installed_version("gradfast")
+    return found if found is not None and found.split("+")[0] == __version__ else None
 
 
 def _label(isa: str) -> str:

@@ -169,6 +169,17 @@ def test_ood_study_runs_leaves_blank_and_goes_on(folder: Path, tmp_path: Path) -
     assert {curve.outside for curve in found.curves} == {"inverse"}
 
 
+@pytest.mark.parametrize("kind", ["ood", "corruption", "adversarial"])
+def test_methods_that_read_no_norms_have_a_table_without_a_figure_of_norms(
+    folder: Path, tmp_path: Path, kind: str
+) -> None:
+    found = run(folder, tmp_path, study(folder, kind, methods=("max-softmax", "energy")))
+    assert {r.method for r in found.results} == {"max-softmax", "energy"}
+    assert found.norms == []
+    write_results(found, tmp_path / "out")
+    assert "layer by layer" not in (tmp_path / "out" / "small.html").read_text(encoding="utf-8")
+
+
 def test_steps_are_chosen_on_the_half_that_is_fitted_to(folder: Path, tmp_path: Path) -> None:
     methods = ("odin", "odin-tuned", "mahalanobis-p-tuned")
     found = run(folder, tmp_path, study(folder, methods=("max-softmax", "purview-all-ones", *methods)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ from functools import partial
 import torch
 
 from gradfast import info
+from gradfast.version import installed_version
 
 __all__ = ["best_seconds", "describe", "limits"]
 
@@ -30,7 +30,7 @@ _LIBRARIES = (
 def describe() -> dict[str, object]:
     """Processor, threads, load and versions, as plain values."""
     runtime = info.collect()["runtime"]
-    versions = {name: found for name in _LIBRARIES if (found := _version(name)) is not None}
+    versions = {name: found for name in _LIBRARIES if (found := installed_version(name)) is not None}
     return {
         "processor": runtime["processor"],
         "cores": os.cpu_count(),
@@ -42,13 +42,6 @@ def describe() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": versions,
     }
-
-
-def _version(library: str) -> str | None:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def limits(seconds: float = 1.0) -> dict[str, float]:

@@ -21,12 +21,13 @@ from gradfast.studies.columns import Columns
 from gradfast.studies.curves import add_curves
 from gradfast.studies.images import Images, compressed
 from gradfast.studies.methods import MethodEntry
-from gradfast.studies.ood import norm_profile, record
+from gradfast.studies.ood import add_norm_profile, record
 from gradfast.studies.paper import paper_auroc
 from gradfast.studies.protocols import Group, Pairing
 from gradfast.studies.remember import remembered_run
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_SET
 from gradfast.studies.workbench import Subject
+from gradfast.version import installed_version
 
 __all__ = ["fill_adversarial"]
 
@@ -64,7 +65,7 @@ def fill_adversarial(subject: Subject) -> None:
     if not pairings:
         return
     whole = Group(columns, np.arange(len(clean)), len(clean))
-    bench.found.norms.append((entry.name, norm_profile(clean.name, whole.columns, pairings)))
+    add_norm_profile(subject, clean.name, whole.columns, pairings)
     noise = _control(subject, clean, columns)
     for method in subject.methods:
         bench.settings.say(f"{entry.name}: fitting and testing {method.title}")
@@ -122,6 +123,7 @@ def _attacked(subject: Subject, clean: Images, name: str) -> dict[str, NDArray[A
     key = {
         "model": fingerprint(subject.model), "images": clean.fingerprint(), "mean": entry.mean, "std": entry.std,
         "attack": name, "budget": budget_of(name), "seed": seed, "torch": torch.__version__,
+        "torchattacks": installed_version("torchattacks"),
     }  # fmt: skip
     return bench.cache.by_parts("attacks", key, len(clean), _PART, compute)
 

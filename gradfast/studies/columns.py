@@ -18,6 +18,7 @@ from gradfast.store.run import MANIFEST
 from gradfast.studies.cache import Cache
 from gradfast.studies.declaration import ModelEntry
 from gradfast.studies.images import Images
+from gradfast.version import installed_version
 
 __all__ = ["Columns", "Reader"]
 
@@ -118,7 +119,7 @@ class Reader:
         fitted_on = self.training.fingerprint() if source.needs_fit and self.training is not None else None
         return {
             "source": source.name, "settings": source.settings(), "model": self._fingerprint, "fitted_on": fitted_on,
-            "torch": torch.__version__, **self._input(images),
+            "torch": torch.__version__, "pytorch-ood": installed_version("pytorch-ood"), **self._input(images),
         }  # fmt: skip
 
     def _made(self, name: str) -> Source:

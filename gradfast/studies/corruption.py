@@ -19,7 +19,7 @@ from gradfast.studies.catalogue import Located, MissingSetError, SetEntry
 from gradfast.studies.curves import add_curves
 from gradfast.studies.images import Images, compressed, read_images
 from gradfast.studies.methods import MethodEntry
-from gradfast.studies.ood import group_of, norm_profile, record
+from gradfast.studies.ood import add_norm_profile, group_of, record
 from gradfast.studies.paper import paper_level
 from gradfast.studies.protocols import Pairing, fitted_scorer, tested_scores
 from gradfast.studies.remember import remembered, remembered_run
@@ -74,7 +74,7 @@ def fill_corruption(subject: Subject) -> None:
             (kind, f"{about.parameter}: {', '.join(f'{v:g}' for v in about.levels)}; {about.source}")
         )
     strongest = [Pairing(kind, pairings[-1].inside, pairings[-1].outside) for kind, pairings in kinds.items()]
-    bench.found.norms.append((entry.name, norm_profile(clean.name, within.columns, strongest)))
+    add_norm_profile(subject, clean.name, within.columns, strongest)
     controls = []
     if quality is not None:
         plain = replace(stored, name="not corrupted, one JPEG pass fewer")

@@ -21,7 +21,7 @@ from gradfast.studies.remember import remembered_run
 from gradfast.studies.results import CONTROL, LEFT_OUT, NO_OUTLIERS, SAME_SET, Result, metric_estimates
 from gradfast.studies.workbench import Subject, limited
 
-__all__ = ["fill_ood", "group_of", "norm_profile", "record"]
+__all__ = ["add_norm_profile", "fill_ood", "group_of", "record"]
 
 # The paper's AUPR has no side: it is put beside the one with outliers as the positives, which fits its unequal sets.
 _PAPER_METRICS = {"auroc": "auroc", "detection_accuracy": "detection_accuracy", "aupr_out": "aupr"}
@@ -44,7 +44,7 @@ def fill_ood(subject: Subject) -> None:
         pairings.append(Pairing(name, within, group_of(images, subject.columns(images))))
     if not pairings:
         return
-    bench.found.norms.append((entry.name, norm_profile(entry.inside, within.columns, pairings)))
+    add_norm_profile(subject, entry.inside, within.columns, pairings)
     for method in subject.methods:
         bench.settings.say(f"{entry.name}: fitting and testing {method.title}")
         for pairing in pairings:
@@ -66,21 +66,24 @@ def group_of(images: Images, columns: Mapping[str, Columns]) -> Group:
     return Group(columns, np.arange(len(images)), len(images))
 
 
-def norm_profile(inside: str, columns: Mapping[str, Columns], pairings: Sequence[Pairing]) -> NormProfile:
-    """Norms layer by layer, of the all-ones contrast if it was read."""
+def add_norm_profile(
+    subject: Subject, inside: str, columns: Mapping[str, Columns], pairings: Sequence[Pairing]
+) -> None:
+    """Adds the norms layer by layer: of the all-ones contrast if it was read, and none where no method reads norms."""
     contrast = next((name for name in ("all-ones", "one-hot") if name in columns), None)
     if contrast is None:
-        raise InputError("methods: none of them reads norms; wanted at least one that does")
+        return
     groups = {inside: columns, **{pairing.name: pairing.outside.columns for pairing in pairings}}
     features = {name: of[contrast] for name, of in groups.items()}
     known = features[inside]
     assert isinstance(known, Features)
-    return NormProfile.of(
+    profile = NormProfile.of(
         f"The {contrast} contrast",
         known.layers,
         inside,
         {name: of[:5000].values for name, of in features.items()},
     )
+    subject.bench.found.norms.append((subject.entry.name, profile))
 
 
 def record(
