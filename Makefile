@@ -62,7 +62,7 @@ asan: $(DEPENDENCIES)
 	nm -D build/asan/lib/gradfast/_C*.so | grep -q __asan_report_load
 	nm -D build/asan/lib/gradfast/_C*.so | grep -q __ubsan_handle
 	ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		PYTHONPATH=build/asan/lib $(BIN)/pytest -m "not slow" --ignore=tests/cuda_on_cpu $(PYTEST_ARGS)
+		PYTHONPATH="$(CURDIR)/build/asan/lib:$(CURDIR)" $(BIN)/pytest -m "not slow" --ignore=tests/cuda_on_cpu $(PYTEST_ARGS)
 
 lint: $(EXTENSION)
 	$(BIN)/ruff check .

@@ -194,5 +194,6 @@ class TestStream:
             StreamScorer(Known(), **{"rate": 0.1, **arguments})
 
     def test_too_few_frames_to_calibrate(self) -> None:
-        with pytest.raises(InputError, match="frames: got 3"):
+        with pytest.raises(InputError, match="frames: got 3; wanted at least 9"):
             StreamScorer(Known(), 0.1).calibrate(torch.zeros(3))
+        assert np.isfinite(StreamScorer(Known(), 0.1).calibrate(torch.arange(9.0)))

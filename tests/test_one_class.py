@@ -94,6 +94,13 @@ def test_summed_norms_by_hand() -> None:
     values = norms(4, 0)
     np.testing.assert_allclose(SummedNorms().score(values), values.astype(float).sum((1, 2)))
     np.testing.assert_allclose(SummedNorms(log=True).score(values), np.log(values.astype(float)).sum((1, 2)))
+    values[0, 0, 0] = 0
+    scores = SummedNorms(log=True).score(values)
+    assert np.isfinite(scores).all()
+    assert scores.argmin() == 0
+    detector = SummedNorms(log=True).fit(values)
+    detector.calibrate(values, norms(4, 1) * 2)
+    assert np.isfinite(detector.predict_proba(values)).all()
 
 
 def test_one_class_detectors_get_probabilities_from_known_outliers() -> None:

@@ -19,6 +19,10 @@ from gradfast.errors import InputError
 
 __all__ = ["MaximumSoftmax", "SourceScore", "SummedNorms"]
 
+_LEAST = np.finfo(
+    np.float64
+).tiny  # what a norm of zero counts as under a logarithm: no finite score is lower
+
 
 class _Score(Detector):
     """`fit` needs in-distribution features only, for the threshold that accepts a share `tpr` of them."""
@@ -73,8 +77,9 @@ class SummedNorms(_Score):
     def _score(self, features: Any) -> NDArray[np.float64]:
         norms = norm_matrix(features)
         # Layers of log norms count alike; the sum is the largest layers'.
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(norms).sum(axis=1) if self.log else norms.sum(axis=1))
+        if self.log:
+            norms = np.log(norms.clip(_LEAST))
+        return np.asarray(norms.sum(axis=1))
 
     def _make_reader(self, model: nn.Module, settings: dict[str, Any]) -> Reader:
         return norm_reader(model, settings, getattr(self, "schema_", None))

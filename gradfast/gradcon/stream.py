@@ -87,12 +87,13 @@ class StreamScorer:
         """Sets the threshold by normal frames [n, C, H, W], in place of the stream's first; returns it.
 
         Raises:
-            InputError: fewer than 1 / rate of them.
+            InputError: fewer than 1 / rate - 1 of them.
         """
         scores = _named(self.scorer(frames), self.score)
-        if len(scores) + 1 < 1 / self.rate:
+        fewest = int(np.ceil(1 / self.rate - 1 - 1e-9))
+        if len(scores) < fewest:
             raise InputError(
-                f"frames: got {len(scores)}; wanted at least {self.warm_up}, for fewer cannot show a rate of {self.rate:g}"
+                f"frames: got {len(scores)}; wanted at least {fewest}, for fewer cannot show a rate of {self.rate:g}"
             )
         self._set(scores.astype(np.float64))
         return self.threshold

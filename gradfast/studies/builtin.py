@@ -84,7 +84,7 @@ ADVERSARIAL = Study(
     attacks=("fgsm", "bim", "cw", "pgd", "iterll", "semantic"),
     profiles={
         "quick": Profile(160, 1000, 3, models=("resnet20",)),
-        "full": Profile(800, 2000, 5, model_images={"resnet56": 400, "densenet": 200}),
+        "full": Profile(800, 2000, 5, model_images={"resnet56": 400, "densenet": 400}),
     },
 )
 
