@@ -9,7 +9,10 @@ import pytest
 
 from gradfast.engine import host
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's thresholds")
+pytestmark = [
+    pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's thresholds"),
+    pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="a sanitizer's own malloc"),
+]
 
 FAULTS = """
 import resource
