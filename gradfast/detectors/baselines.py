@@ -19,9 +19,8 @@ from gradfast.errors import InputError
 
 __all__ = ["MaximumSoftmax", "SourceScore", "SummedNorms"]
 
-_LEAST = np.finfo(
-    np.float64
-).tiny  # what a norm of zero counts as under a logarithm: no finite score is lower
+# What a norm of zero counts as under a logarithm, so that all scores are finite.
+_LEAST = np.finfo(np.float64).tiny
 
 
 class _Score(Detector):
