@@ -1,6 +1,6 @@
 """What keeps detection of corruptions and of two attacks below its mark: H, the number of images, or the images themselves?
 
-    python -m bench.limits ../shared/data [--part level5 level1 semantic cw] [--only haze decolor]
+    python -m bench.limits ../shared/data [--part level5 level1 semantic cw sure] [--only haze decolor]
 
 ResNet-20 on CIFAR-10. Test images 0 to 799 are fitted to, 800 to 1199 are tested; clean and corrupted images have been
 through the same JPEG passes, as in the corruption study. `pixels` is a small CNN trained from nothing to tell the two apart
@@ -39,12 +39,14 @@ SHOWN = {
     5: ("exposure", "decolor", "dirty_lens"),
     1: ("noise", "lens_blur", "gaussian_blur", "dirty_lens", "exposure", "haze", "decolor"),
 }
-PARTS = ("level5", "level1", "semantic", "cw")
+PARTS = ("level5", "level1", "semantic", "cw", "sure")
+WEIGHTS = Path(__file__).parent.parent / "docs" / "results" / "weights"
+NETWORKS = ("cifar_resnet20", "cifar_resnet56", "densenet_bc_40_12")
 CONFIDENCES = ((0.0, 0.6), (0.6, 0.9), (0.9, 0.99), (0.99, 1.01))
 
 
 def main() -> None:
-    """Prints two tables of the corruptions at each level, and one of each attack."""
+    """Prints two tables of the corruptions at each level, one of each attack, and how sure the networks are."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder with CIFAR-10's files and the network's weights")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
@@ -60,6 +62,8 @@ def main() -> None:
             _semantic(model, train, test)
         elif part == "cw":
             _carlini_wagner(model, test)
+        elif part == "sure":
+            _sure(data, test)
         else:
             level = int(part[-1])
             _corruptions(model, train, test, level, [name for name in SHOWN[level] if name in given.only])
@@ -164,6 +168,20 @@ def _carlini_wagner(model: nn.Module, test: Pixels) -> None:
     ):
         areas = [f"{evaluate(inside[rows], outside).auroc:.3f}" for inside, outside in scores.values()]
         print(f"| {title} | {rows.mean():.2f} | " + " | ".join(areas) + " |")
+    print()
+
+
+def _sure(data: Path, test: Pixels) -> None:
+    """The shares of the confidences in images that each network gets right."""
+    _print_header("network", "right", *(f"{a} to {min(b, 1.0)}" for a, b in CONFIDENCES))
+    for name in NETWORKS:
+        file = f"cifar10-{name.removeprefix('cifar_')}.safetensors"
+        place = next(folder for folder in (data, WEIGHTS) if (folder / file).exists())
+        model = on_pixels(load_model(name, weights=place / file), MEAN, STD)
+        right = _predictions(model, test.images) == test.labels
+        sure = _confidences(model, test.images[right])
+        shares = [f"{np.mean((sure >= a) & (sure < b)):.2f}" for a, b in CONFIDENCES]
+        print(f"| {name} | {_share(right):.2f} | {' | '.join(shares)} |")
     print()
 
 
