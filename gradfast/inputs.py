@@ -100,15 +100,15 @@ def shapes_of_samples(x: Inputs) -> tuple[tuple[str, tuple[int, ...], torch.dtyp
     return tuple((name, tuple(value.shape[1:]), value.dtype) for name, value in tensors)
 
 
-def check_inputs(model: nn.Module, x: Inputs) -> int:
-    """Checks that ``x`` is a batch on the device of the model's parameters; returns B.
+def check_inputs(parameters: Mapping[str, Tensor], x: Inputs) -> int:
+    """Checks that ``x`` is a batch on the device of the parameters; returns B.
 
     Raises:
         InputError: as `batch_size`, or a tensor on another device than the parameters.
         ModelError: parameters on several devices, or on the meta device.
     """
     b = batch_size(x)
-    devices = {p.device: name for name, p in reversed(list(model.named_parameters()))}
+    devices = {p.device: name for name, p in reversed(list(parameters.items()))}
     if len(devices) > 1:
         places = ", ".join(f"{name} on {device}" for device, name in devices.items())
         raise ModelError(
@@ -136,11 +136,12 @@ def check_model(model: nn.Module) -> dict[str, nn.Parameter]:
     if not isinstance(model, nn.Module):
         hint = ", here its .module()" if isinstance(model, torch.export.ExportedProgram) else ""
         raise InputError(f"model: got {describe(model)}; wanted a torch.nn.Module{hint}")
-    check_wrapped(model)
+    modules = dict(model.named_modules())
+    check_wrapped(modules)
     parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point() or p.is_complex()}
     if not parameters:
         raise ModelError(f"model: {type(model).__name__} has no floating parameters; wanted at least one")
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None):
             where = f"{name or 'the model'} ({type(module).__name__})"
             why = "is in train mode" if module.training else "has no running statistics"

@@ -105,8 +105,7 @@ def grad_dots(
         `GradDots` with ``values`` [B, C, L].
     """
     held = Contrast.parse(contrast, loss, classes)
-    names = check_reference(check_model(model), reference)
-    engine, batch = _engine(model, x, Dot({}), layers, dtype, memory_budget, names)
+    engine, batch = _engine(model, x, Dot({}), layers, dtype, memory_budget, reference=reference)
     held.check_batch(batch)
     parameters = engine.session.parameters
     kept = {n: reference[n].detach().to(parameters[n]) for n in engine.names}
@@ -136,8 +135,7 @@ def grad_cosines(
         `GradCosines` with ``values`` [B, C, L] in [-1, 1]; NaN where a gradient or its reference is zero.
     """
     held = Contrast.parse(contrast, loss, classes)
-    names = check_reference(check_model(model), reference)
-    engine, batch = _engine(model, x, Angle({}), layers, dtype, memory_budget, names)
+    engine, batch = _engine(model, x, Angle({}), layers, dtype, memory_budget, reference=reference)
     held.check_batch(batch)
     parameters = engine.session.parameters
     units = {n: _unit(reference[n].detach().to(parameters[n])) for n in engine.names}
@@ -231,13 +229,16 @@ def _engine(
     layers: str | Sequence[str] | None,
     dtype: torch.dtype | None,
     memory_budget: int | str | None,
-    among: tuple[str, ...] | None = None,
+    *,
+    reference: Mapping[str, Tensor] | None = None,
     kind: type[Engine] = Engine,
 ) -> tuple[Engine, int]:
     parameters = check_model(model)
-    batch = check_inputs(model, x)
+    names = tuple(parameters) if reference is None else check_reference(parameters, reference)
+    batch = check_inputs(parameters, x)
     warn_of_dropout(model)
-    names = select_layers(among or tuple(parameters), layers, parameter_aliases(model))
+    if layers is not None:
+        names = select_layers(names, layers, parameter_aliases(model))
     autocast = parse_dtype(dtype)
     if autocast is not None and all(parameters[n].dtype == autocast for n in names):
         autocast = None

@@ -146,7 +146,7 @@ class _Run:
         parse_memory_budget(memory_budget)
         parse_dtype(dtype, (*COMPUTE_DTYPES, torch.float64))
         parameters = check_model(model)
-        self.batch = check_inputs(model, x)
+        self.batch = check_inputs(parameters, x)
         names = tuple(parameters) if reference is None else check_reference(parameters, reference)
         self.names = select_layers(names, layers, parameter_aliases(model))
         self._used: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -28,14 +29,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def check_wrapped(model: nn.Module) -> None:
-    """Refuses models whose parameters are not what they seem, or whose forward pass learns.
+def check_wrapped(modules: Mapping[str, nn.Module]) -> None:
+    """Refuses models whose parameters are not what they seem, or whose forward pass learns, by their modules' names.
 
     Raises:
         ModelError: parameters sharded by FSDP, quantised modules without gradients, or quantisation observers that
             are on.
     """
-    for name, module in model.named_modules():
+    for name, module in modules.items():
         where = f"{name} ({type(module).__name__})" if name else f"it ({type(module).__name__})"
         if _is_sharded(module):
             raise ModelError(

@@ -515,6 +515,17 @@ class TestEnds:
         code = f"import sys, gradfast.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
+    def test_ends_without_a_word_where_nothing_reads_on(self) -> None:
+        out, into = os.pipe()
+        os.close(out)
+        code = "from gradfast.cli import main; main()"
+        ended = subprocess.run(
+            [sys.executable, "-c", code, "info", "--json"], stdout=into, stderr=subprocess.PIPE, check=False
+        )
+        os.close(into)
+        assert ended.returncode == 1
+        assert ended.stderr == b""
+
     def test_version_and_info(self) -> None:
         from gradfast.version import __version__
 

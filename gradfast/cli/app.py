@@ -41,6 +41,8 @@ class _Root(TyperGroup):
         except KeyboardInterrupt as interrupt:
             print(f"gradfast: interrupted{interrupt}", file=sys.stderr)
             raise typer.Exit(130) from None
+        except BrokenPipeError:  # into `head`: Typer ends without a word
+            raise
         except Exception as error:
             if ctx.params.get("debug") or not _is_foreseen(error):
                 raise

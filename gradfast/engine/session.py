@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from threading import RLock
 from typing import Any
@@ -63,11 +63,11 @@ class Session:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.random.fork_rng([self.device] if self.device.type == "cuda" else []))
-            if any(t.is_inference() for t in (*self._model.parameters(), *self._model.buffers())):
+            if any(t.is_inference() for t in (*self.parameters.values(), *self._model.buffers())):
                 # Tensors made in inference mode can neither want gradients nor be saved for them: a copy of the model can.
                 self._model = copy.deepcopy(self._model)
                 self.parameters = dict(self._model.named_parameters())
-            stack.enter_context(_flags_restored(self._model))
+            stack.enter_context(_flags_restored(self.parameters.values()))
             stack.enter_context(_values_restored(self._model))
             for name, p in self.parameters.items():
                 p.requires_grad_(name in self.names)
@@ -185,8 +185,8 @@ def _tensors(x: Inputs) -> int:
 
 
 @contextmanager
-def _flags_restored(model: nn.Module) -> Iterator[None]:
-    flags = {p: p.requires_grad for p in model.parameters()}
+def _flags_restored(parameters: Iterable[Tensor]) -> Iterator[None]:
+    flags = {p: p.requires_grad for p in parameters}
     try:
         yield
     finally:

@@ -34,9 +34,8 @@ class Convolution(Rule):
             return [ops.conv_input_grad(g, weight, stride, padding, x.shape[2:])]
         folded = g.flatten(0, 1)
         # Only the sizes of the input matter to backward-data: memory that nothing touches stands for it.
-        by_pixel = (
-            folded.dim() == 4 and folded.stride(1) == 1 < folded.shape[1]
-        )  # some channels of a concatenation, perhaps
+        # A weight that lies by pixel makes torch copy whatever does not; stride 1: some channels of a concatenation, perhaps.
+        by_pixel = folded.dim() == 4 and (folded.stride(1) == 1 < folded.shape[1] or _is_by_pixel(weight))
         like = torch.empty(
             (folded.shape[0], *x.shape[1:]),
             dtype=x.dtype,
@@ -127,6 +126,10 @@ class Convolution(Rule):
             transposed=bool(node.saved("transposed")),
             frames=x.shape[1],
         )
+
+
+def _is_by_pixel(t: Tensor) -> bool:
+    return t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
 
 
 def _per_dimension(node: Node, name: str) -> tuple[int, ...]:
