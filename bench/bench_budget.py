@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("memory-budget.md"))
     parser.add_argument("--only", nargs="*", help="cases whose key contains one of these, e.g. resnet50/16")
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     store = arguments.out.with_suffix(".json")
     found: dict[str, dict[str, Any]] = json.loads(store.read_text()) if store.exists() else {}
     for case in CASES:

@@ -133,6 +133,12 @@ class TestImageFolder:
         assert images.classes == ("cat", "dog")
         assert [images[i][1] for i in range(len(images))] == [0, 0, 0, 1, 1, 1]
 
+    def test_a_class_without_images_keeps_its_number(self, folder: Path) -> None:
+        (folder / "cow").mkdir()
+        images = open_images(folder)
+        assert images.classes == ("cat", "cow", "dog")
+        assert [images[i][1] for i in range(len(images))] == [0, 0, 0, 2, 2, 2]
+
     def test_flat_folder_has_no_labels(self, folder: Path) -> None:
         images = open_images(folder / "dog", limit=2)
         assert len(images) == 2
@@ -198,6 +204,32 @@ class TestImageParquet:
         assert len(images) == 4
         assert torch.equal(images[3][0], Preprocess()(picture(3)))
         assert images[3][1] == 1
+
+    def test_folder_of_splits_is_read_by_split(self, tmp_path: Path) -> None:
+        for i, name in enumerate(
+            ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
+        ):
+            parquet(tmp_path / f"{name}.parquet", [encoded(picture(i))] * (i + 1), label=[i] * (i + 1))
+        train = open_images(tmp_path, split="train")
+        assert [train[i][1] for i in range(len(train))] == [0, 1, 1]
+        assert len(open_images(tmp_path, split="val")) == 3
+        with pytest.raises(InputError, match="holds the splits train, validation; got 'test'"):
+            open_images(tmp_path)
+
+    def test_one_split_alone_is_all_of_a_folder(self, tmp_path: Path) -> None:
+        for name in ("train-0", "more"):
+            parquet(tmp_path / f"{name}.parquet", [encoded(picture(0))])
+        assert len(open_images(tmp_path)) == 2
+
+    def test_class_names_of_hugging_face(self, tmp_path: Path) -> None:
+        features = {"image": {"_type": "Image"}, "label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+        table = pa.table({"image": [{"bytes": encoded(picture(0)), "path": None}], "label": [1]})
+        for metadata in ({"info": {"features": features}}, {"info": {"features": {"image": {}}}}, [1]):
+            pq.write_table(
+                table.replace_schema_metadata({"huggingface": json.dumps(metadata)}), tmp_path / "a.parquet"
+            )
+            wanted = ("cat", "dog") if metadata == {"info": {"features": features}} else None
+            assert open_images(tmp_path / "a.parquet").classes == wanted
 
     def test_unlabelled(self, tmp_path: Path) -> None:
         assert open_images(parquet(tmp_path / "a.parquet", [encoded(picture(0))]))[0][1] == -1

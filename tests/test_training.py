@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import signal
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -345,6 +349,22 @@ class TestCommand:
             )
             assert result.exit_code == 0, result.output
             assert "24 images of 2 classes, 12 to test on" in result.output
+
+    @pytest.mark.parametrize("held", ["test", "validation"])
+    def test_parquet_by_split_is_trained_on_the_train_split(self, held: str, tmp_path: Path) -> None:
+        folder = tmp_path / "data"
+        folder.mkdir()
+        for name, n in (("train", 24), (held, 12)):
+            images = [io.BytesIO() for _ in range(n)]
+            for file in images:
+                Image.new("RGB", (8, 8)).save(file, "PNG")
+            rows = {"image": [file.getvalue() for file in images], "label": [i % 2 for i in range(n)]}
+            pq.write_table(pa.table(rows), folder / f"{name}-00000-of-00001.parquet")
+        out = str(tmp_path / "run")
+        options = ("--epochs", "1", "--batch-size", "8", "--no-progress", "--size", "8")
+        result = CliRunner().invoke(app, ["train", "cifar_resnet20", str(folder), "-o", out, *options])
+        assert result.exit_code == 0, result.output
+        assert "24 images of 2 classes, 12 to test on" in result.output
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -125,7 +125,10 @@ def extract(
         typer.Option(min=1, max=100, help="Pass images through JPEG, for sets to compare that never were."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Which split to read from .npz files and torchvision sets.")
+        str,
+        typer.Option(
+            help="Which split to read: of torchvision's and MNIST's sets, of .npz, of a folder of Parquet with train-* and test-*."
+        ),
     ] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many images.")] = None,
     on_error: Annotated[

@@ -29,7 +29,7 @@ def train(
     test: Annotated[
         str | None,
         typer.Option(
-            help="Images to test on. Default: the test split of torchvision, .npz and MNIST's sets; else a tenth of DATA."
+            help="Images to test on. Default: the test split of DATA, where it has splits (torchvision, .npz, MNIST's files, Parquet by split); else a tenth of it."
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the images.")] = 30,

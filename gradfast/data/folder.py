@@ -58,7 +58,8 @@ class ImageFiles(ImageSet):
 class ImageFolder(ImageFiles):
     """A folder of images: one subfolder per class, labelled in the order of their names, or flat and unlabelled.
 
-    Files are found at any depth, but not in hidden folders, and ordered by path.
+    Files are found at any depth, but not in hidden folders, and ordered by path. A subfolder without images is a class too, so that the
+    others keep the numbers that a model learned them by.
 
     Raises:
         InputError: not a folder, or one without images.
@@ -68,9 +69,11 @@ class ImageFolder(ImageFiles):
         super().__init__(root, preprocess, limit)
         if not self.root.is_dir():
             raise InputError(f"source: {self.root} is not a folder")
+        classes: list[str] = []
         for folder, folders, names in os.walk(self.root):
             # Notebooks and file managers keep copies in folders of such names, which are no classes.
             folders[:] = [name for name in folders if not name.startswith(".")]
+            classes = classes or sorted(folders)  # of the root, which comes first
             self._files += [
                 str(Path(folder, name).relative_to(self.root))
                 for name in names
@@ -82,7 +85,6 @@ class ImageFolder(ImageFiles):
                 f"source: {self.root} holds no images; wanted files ending in {', '.join(sorted(SUFFIXES))}"
             )
         tops = [Path(name).parts[0] if os.sep in name else "" for name in self._files]
-        names = sorted({top for top in tops if top})
-        self.classes = tuple(names) if names and "" not in tops else None
-        number = {name: i for i, name in enumerate(names)} if self.classes else {}
+        self.classes = tuple(classes) if "" not in tops else None
+        number = {name: i for i, name in enumerate(self.classes or ())}
         self._labels = [number.get(top, -1) for top in tops]

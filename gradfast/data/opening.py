@@ -51,7 +51,8 @@ def open_images(
             - ``"curetsr:ROOT:CHALLENGE:LEVEL"``, both optional; or just a folder of CURE-TSR;
             - ``"noise:uniform:COUNT:SEED"`` or ``"noise:gaussian:COUNT:SEED"``, the seed optional.
         preprocess: default: RGB, as large as stored, pixels in [0, 1].
-        split: of ``.npz`` and idx files that hold several, and of torchvision's data sets.
+        split: of ``.npz`` and idx files that hold several, of a folder of Parquet whose files are named by split
+            (``train-00000-of-00002.parquet``), and of torchvision's data sets.
         limit: keep the first so many images; None keeps all.
         on_error: of an image that cannot be read: "raise", when it is asked for; or "flag": it is one of NaN with the label -1, which
             `FeatureExtractor` flags.
@@ -94,7 +95,7 @@ def _open(text: str, preprocess: Preprocess, split: str, limit: int | None) -> I
 
 def _folder(path: Path, preprocess: Preprocess, split: str, limit: int | None) -> ImageSet:
     if next(path.glob("*.parquet"), None) is not None:
-        return ImageParquet(path, preprocess, limit)
+        return ImageParquet(path, preprocess, limit, split)
     if has_idx(path):
         return IdxImages(path, preprocess, limit, split)
     if is_cifar_c(path):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,14 @@ from gradfast.places import as_path, is_remote
 from .images import ImageError, Preprocess, decode
 from .imageset import ImageSet, PathType
 
-__all__ = ["ImageParquet"]
+__all__ = ["ImageParquet", "splits_of"]
+
+# What the names of files begin with, as Hugging Face's data sets have them (train-00000-of-00002.parquet).
+_SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
 
 
 class ImageParquet(ImageSet):
@@ -28,16 +37,24 @@ class ImageParquet(ImageSet):
 
     The image column is ``image`` or ``img``, of bytes, or a struct with a field ``bytes`` as Hugging Face datasets
     writes it. The label column is ``label`` or ``labels``. Class names are taken from the schema's metadata key
-    ``classes`` (JSON). One row group at a time is held in memory.
+    ``classes`` (JSON), or from Hugging Face's. One row group at a time is held in memory.
+
+    Args:
+        path: the file or the folder.
+        preprocess: as for all image sets.
+        limit: as for all image sets.
+        split: of a folder whose files' names begin with those of several splits, "train" and "test" say, the one that is read.
 
     Raises:
-        InputError: no such file, not Parquet, no such column, or a label column that is not of integers.
+        InputError: no such file, not Parquet, no such column, a label column that is not of integers, or splits without this one.
     """
 
-    def __init__(self, path: PathType, preprocess: Preprocess, limit: int | None = None) -> None:
+    def __init__(
+        self, path: PathType, preprocess: Preprocess, limit: int | None = None, split: str = "test"
+    ) -> None:
         super().__init__(preprocess, limit)
         path = as_path(path)
-        self._paths = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        self._paths = _of_split(path, split) if path.is_dir() else [path]
         groups = []  # (file, row group, rows)
         for f, file in enumerate(self._paths):
             metadata = self._open(f).metadata
@@ -45,14 +62,23 @@ class ImageParquet(ImageSet):
             self._check_columns(file, self._open(f).schema_arrow)
         self._groups = groups
         self._ends = list(accumulate(rows for *_, rows in groups))
-        names = (self._open(0).schema_arrow.metadata or {}).get(b"classes")
+        metadata = self._open(0).schema_arrow.metadata or {}
+        names = metadata.get(b"classes")
         try:
-            self.classes = tuple(map(str, json.loads(names))) if names else None
+            self.classes = tuple(map(str, json.loads(names))) if names else self._named(metadata)
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 f"source: {self._paths[0]}: its metadata key classes is no JSON list of names: {error}"
             ) from error
         self._held: tuple[int, list[Any], list[int]] | None = None
+
+    def _named(self, metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+        """The names of a Hugging Face ClassLabel; None where there are none."""
+        try:
+            names = json.loads(metadata[b"huggingface"])["info"]["features"][self._label]["names"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+        return tuple(map(str, names)) if isinstance(names, list) else None
 
     def _open(self, f: int) -> pq.ParquetFile:
         try:
@@ -127,3 +153,25 @@ class ImageParquet(ImageSet):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": None}  # loader processes read their own row groups
+
+
+def splits_of(folder: PathType) -> frozenset[str]:
+    """Of "train", "validation" and "test", those whose Parquet files lie in a folder, where they are two or more; else none."""
+    found = {name for path in as_path(folder).glob("*.parquet") if (name := _split_of(path))}
+    return frozenset(found if len(found) > 1 else ())
+
+
+def _of_split(folder: Path, split: str) -> Sequence[Path]:
+    paths, splits = sorted(folder.glob("*.parquet")), splits_of(folder)
+    if not splits:
+        return paths
+    wanted = _SPLITS.get(split, split)
+    if wanted not in splits:
+        raise InputError(
+            f"source: {folder} holds the splits {', '.join(sorted(splits))}; got {split!r}; wanted one of them, or give a file"
+        )
+    return [path for path in paths if _split_of(path) == wanted]
+
+
+def _split_of(path: Path) -> str | None:
+    return _SPLITS.get(re.split(r"[^a-z]", path.name.lower(), maxsplit=1)[0])

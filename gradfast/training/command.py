@@ -11,6 +11,7 @@ import torch
 
 from gradfast.data import Pixels, Preprocess, open_images, read_pixels
 from gradfast.data.idx import has_idx
+from gradfast.data.parquet import splits_of
 from gradfast.errors import InputError
 from gradfast.models import load_model
 from gradfast.places import as_path
@@ -50,12 +51,13 @@ def run_job(
     """
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    split = "train" if _has_splits(job.data) else "test"
-    source = open_images(job.data, job.preprocess, split=split, limit=job.limit)
+    tested = _test_split(job.data)
+    source = open_images(job.data, job.preprocess, split="train" if tested else "test", limit=job.limit)
     data = read_pixels(source, progress=progress)
-    if job.test is not None or _has_splits(job.data):
+    if job.test is not None or tested:
+        given, split = (job.data, tested) if job.test is None else (job.test, None)
         test = read_pixels(
-            open_images(job.test or job.data, job.preprocess, limit=job.test_limit), progress=progress
+            open_images(given, job.preprocess, split=split or "test", limit=job.test_limit), progress=progress
         )
     else:
         data, test = _hold_out(data, job.recipe.seed)
@@ -87,12 +89,17 @@ def run_job(
     return result
 
 
-def _has_splits(spec: str) -> bool:
+def _test_split(spec: str) -> str | None:
+    """The split to test on, of a set that has one beside "train"; None where a set has no splits."""
     if spec.startswith("torchvision:") or spec.endswith(".npz"):
-        return True
+        return "test"
     path = as_path(spec)
+    if not path.is_dir():
+        return None
     # As `open_images` takes them: a folder with Parquet in it is one of Parquet.
-    return path.is_dir() and has_idx(path) and next(path.glob("*.parquet"), None) is None
+    if next(path.glob("*.parquet"), None) is None:
+        return "test" if has_idx(path) else None
+    return next((split for split in ("test", "validation") if split in splits_of(path)), None)
 
 
 def _hold_out(data: Pixels, seed: int) -> tuple[Pixels, Pixels]:
