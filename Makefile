@@ -97,7 +97,7 @@ docs: $(VENV)-docs/.installed
 
 $(VENV)-docs/.installed: pyproject.toml
 	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
-	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check "mkdocs-material>=9.5" "mkdocstrings[python]>=0.29" "latex2mathml>=3.77" "ruff>=0.6"
+	$(VENV)-docs/bin/python -m pip install -q --disable-pip-version-check "mkdocs-material>=9.5" "mkdocstrings[python]>=0.29" "latex2mathml>=3.77" "ruff>=0.6" "setuptools>=78.1.1"
 	touch $@
 
 # Two locks: some extras pin older versions of what the site's generator needs.
