@@ -164,7 +164,7 @@ def _run(
         import torchattacks
     except ImportError as error:
         raise InputError(
-            f"{name}: needs torchattacks, which cannot be imported ({error}): pip install 'torchattacks<3.4' scipy tqdm"
+            f"{name}: needs torchattacks, which cannot be imported ({error}): pip install torchattacks~=3.3.0 scipy tqdm"
         ) from error
     kinds = {"fgsm": "FGSM", "bim": "BIM", "iterll": "BIM", "pgd": "PGD"}
     with redirect_stdout(io.StringIO()):  # it prints what it is set to
