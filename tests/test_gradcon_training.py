@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from gradfast.errors import InputError
 from gradfast.gradcon import (
+    CollapsedWarning,
     ConvAutoencoder,
     ConvVAE,
     GradConLoss,
@@ -107,6 +109,39 @@ def test_killed_between_its_two_checkpoints_the_best_is_not_lost(
     trainer(directory=broken).fit(2)
     states = [load_file(folder / "best.safetensors") for folder in (whole, broken)]
     assert all(torch.equal(a, states[1][name]) for name, a in states[0].items())
+
+
+class TestCollapse:
+    """A decoder whose last bias has run away gives black images whatever comes in, and nothing pulls it back."""
+
+    def collapsed(self, steps: int) -> GradConTrainer:
+        settings = TrainingSettings(batch_size=8, validation=0.0, learning_rate=1e-9)
+        made = GradConTrainer(ConvAutoencoder(1, SIZE), images(8), settings)
+        with torch.no_grad():
+            made.model.decoder[-2].bias.fill_(-1e3)
+        made.fit(steps)
+        return made
+
+    def test_is_warned_of(self) -> None:
+        with pytest.warns(
+            CollapsedWarning, match=r"after 500 steps the reconstruction error is 0\.3\d+, and that"
+        ):
+            self.collapsed(500)
+
+    def test_short_trainings_have_not_had_the_time(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CollapsedWarning)
+            self.collapsed(3)
+
+    def test_what_learns_is_not(self) -> None:
+        plain = torch.linspace(0, 1, 8).view(8, 1, 1, 1).expand(8, 1, *SIZE).contiguous()
+        settings = TrainingSettings(batch_size=8, validation=0.0, learning_rate=1e-2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", CollapsedWarning)
+            torch.manual_seed(0)
+            made = GradConTrainer(ConvAutoencoder(1, SIZE), plain, settings)
+            made.fit(500)
+        assert made.history[-1].reconstruction < 0.05
 
 
 def test_weight_zero_is_plain_training() -> None:

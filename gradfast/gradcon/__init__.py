@@ -15,9 +15,10 @@ from gradfast.gradcon.grading import (
 from gradfast.gradcon.scores import GradConScorer, Scores, UndefinedCosineWarning, fit_weight
 from gradfast.gradcon.stream import Frames, StreamScorer
 from gradfast.gradcon.study.data import OneClass, digits
-from gradfast.gradcon.training import Epoch, GradConTrainer, TrainingSettings, one_class
+from gradfast.gradcon.training import CollapsedWarning, Epoch, GradConTrainer, TrainingSettings, one_class
 
 __all__ = [
+    "CollapsedWarning",
     "ConvAutoencoder",
     "ConvVAE",
     "Epoch",

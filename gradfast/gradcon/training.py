@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +17,25 @@ from gradfast.gradcon.autoencoders import as_float, check_images
 from gradfast.gradcon.checkpoint import PathType, read_checkpoint, restore, write_checkpoint
 from gradfast.gradcon.constraint import GradConLoss, GradConTerms
 
-__all__ = ["Epoch", "GradConTrainer", "TrainingSettings", "as_float", "image_sum", "one_class", "split_rows"]
+__all__ = [
+    "CollapsedWarning",
+    "Epoch",
+    "GradConTrainer",
+    "TrainingSettings",
+    "as_float",
+    "image_sum",
+    "one_class",
+    "split_rows",
+]
+
+
+# By then Adam at the paper's rate has learned the mean image, if it learns anything; shorter trainings have not had the time.
+_STEPS_TO_LEARN = 500
+_CHUNK = 1024
+
+
+class CollapsedWarning(UserWarning):
+    """A training reconstructs no better than the mean of its images would: the model gives nearly the same output for all of them."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +135,12 @@ class GradConTrainer:
         return min(self.history, key=lambda e: e.validation, default=None)
 
     def fit(self, epochs: int, tell: Callable[[Epoch], None] = lambda epoch: None) -> list[Epoch]:
-        """Trains until there are ``epochs`` in all; ``tell`` hears of each."""
+        """Trains until there are ``epochs`` in all; ``tell`` hears of each.
+
+        Warns:
+            CollapsedWarning: after 500 steps or more the last epoch's reconstruction error is that of the mean image, or above.
+        """
+        before = len(self.history)
         while len(self.history) < epochs:
             epoch = self._epoch()
             self.history.append(epoch)
@@ -126,7 +150,20 @@ class GradConTrainer:
                     self._write(Path(self.directory) / "best.safetensors")
                 self._write(Path(self.directory) / "last.safetensors")
             tell(epoch)
+        if len(self.history) > before:
+            self._warn_if_collapsed()
         return self.history
+
+    def _warn_if_collapsed(self) -> None:
+        steps = len(self.history) * -(-len(self.rows) // self.settings.batch_size)
+        error, of_mean = self.history[-1].reconstruction, _variance(self.images, self.rows)
+        if steps >= _STEPS_TO_LEARN and error >= of_mean:
+            warnings.warn(
+                f"after {steps} steps the reconstruction error is {error:.4f}, and that of the images' mean would be {of_mean:.4f}: the training has "
+                "collapsed, and its scores mean little; try another seed or larger batches",
+                CollapsedWarning,
+                stacklevel=3,
+            )
 
     def _epoch(self) -> Epoch:
         started = time.perf_counter()
@@ -216,6 +253,15 @@ def one_class(images: Tensor, labels: Tensor, label: int) -> Tensor:
         known = ", ".join(map(str, labels.unique().tolist()[:12])) or "none"
         raise InputError(f"label: got {describe(label)}, a class with no images; wanted one of {known}")
     return images[rows]
+
+
+def _variance(images: Tensor, rows: Tensor) -> float:
+    """Mean squared distance of some of the images to their mean, over all pixels."""
+    sums = squares = torch.zeros(images.shape[1:], dtype=torch.float64)
+    for part in rows.split(_CHUNK):
+        x = as_float(images[part]).double().cpu()
+        sums, squares = sums + x.sum(0), squares + x.square().sum(0)
+    return float((squares / len(rows) - (sums / len(rows)).square()).mean())
 
 
 def image_sum(images: Tensor) -> float:
