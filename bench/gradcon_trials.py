@@ -40,12 +40,17 @@ def areas(scorer: GradConScorer, normal: torch.Tensor, others: torch.Tensor) -> 
 
 
 def trials(
-    data: OneClass, label: int, epochs: list[int], settings: TrainingSettings, models: Path | None = None
+    data: OneClass,
+    label: int,
+    epochs: list[int],
+    settings: TrainingSettings,
+    models: Path | None = None,
+    init: str = "torch",
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Trains on one class; the areas after each number of epochs, kept in ``models`` beside the training."""
     folder = models / f"class{label}" if models else None
     trainer = GradConTrainer(
-        make_model("CAE+Grad", data.train.images.shape[1], settings.seed),
+        make_model("CAE+Grad", data.train.images.shape[1], settings.seed, init),
         data.normal(label),
         settings,
         directory=folder,
@@ -82,6 +87,7 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=0.03)
     parser.add_argument("--momentum", type=float)
     parser.add_argument("--reference", default="total", choices=("total", "reconstruction"))
+    parser.add_argument("--init", default="torch", choices=("torch", "he"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--models", type=Path, help="keep the trainings here, of one kind of settings each")
@@ -101,7 +107,7 @@ def main() -> None:
     )
     found: dict[int, dict[int, dict[str, float]]] = {label: {} for label in given.labels}
     for label in given.labels:
-        for number, of_it in trials(data, label, given.epochs, settings, given.models):
+        for number, of_it in trials(data, label, given.epochs, settings, given.models, given.init):
             found[label][number] = of_it
             scores = ", ".join(
                 f"{name} {a:.3f}" for name, a in of_it.items() if not name.startswith("cosine")

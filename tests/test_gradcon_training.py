@@ -144,6 +144,38 @@ class TestCollapse:
         assert made.history[-1].reconstruction < 0.05
 
 
+class TestInit:
+    @pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
+    def test_he_keeps_the_scale_of_activations_where_torchs_lets_it_vanish(
+        self, build: type[nn.Module]
+    ) -> None:
+        x = torch.rand(16, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+        def spread(init: str) -> list[float]:
+            torch.manual_seed(0)
+            model, found = build(1, init=init), []
+            for half, width in ((model.encoder, 1), (model.decoder, 64)):
+                h = x if width == 1 else torch.randn(16, 64, 3, 3).relu()
+                for layer in half[:-1]:
+                    h = layer(h)
+                found.append(float(h.detach().std()))
+            return found
+
+        assert all(0.3 < s < 3 for s in spread("he"))
+        assert all(s < 0.1 for s in spread("torch"))
+
+    def test_he_is_of_the_sums_length(self) -> None:
+        torch.manual_seed(0)
+        model = ConvAutoencoder(3, init="he")
+        assert float(model.encoder[2].weight.std()) == pytest.approx((2 / (32 * 16)) ** 0.5, rel=0.03)
+        assert float(model.decoder[2].weight.std()) == pytest.approx((2 / (64 * 4)) ** 0.5, rel=0.03)
+        assert not model.decoder[0].bias.any()
+
+    def test_of_another_name(self) -> None:
+        with pytest.raises(InputError, match="init: got 'xavier'"):
+            ConvVAE(1, init="xavier")
+
+
 def test_weight_zero_is_plain_training() -> None:
     plain = trainer(settings=TrainingSettings(batch_size=8, weight=0.0))
     plain.fit(1)

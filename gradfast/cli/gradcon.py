@@ -22,6 +22,13 @@ app = typer.Typer(
 )
 
 
+class Init(str, Enum):
+    """What weights are drawn from."""
+
+    torch = "torch"
+    he = "he"
+
+
 class Model(str, Enum):
     """Architectures by name."""
 
@@ -65,6 +72,12 @@ def train(
     weight: Annotated[
         float, typer.Option(help="Weight of the constraint in the loss; 0 is plain training.")
     ] = 0.03,
+    init: Annotated[
+        Init,
+        typer.Option(
+            help="Weights to begin with: PyTorch's, as in the published code, or He's, which do not collapse on dark images."
+        ),
+    ] = Init.torch,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches and draws.")] = 0,
     limit: Annotated[
         int | None, typer.Option(min=10, help="Normal training images to use at most. Default: all.")
@@ -87,7 +100,7 @@ def train(
 
     images = _load(data, test, int(channels.value))
     trainer = GradConTrainer(
-        make_model(model.value.upper(), images.train.images.shape[1], seed),
+        make_model(model.value.upper(), images.train.images.shape[1], seed, init.value),
         images.normal(label, limit, seed),
         TrainingSettings(batch_size=batch_size, weight=weight, seed=seed),
         directory=out,

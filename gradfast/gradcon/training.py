@@ -160,7 +160,7 @@ class GradConTrainer:
         if steps >= _STEPS_TO_LEARN and error >= of_mean:
             warnings.warn(
                 f"after {steps} steps the reconstruction error is {error:.4f}, and that of the images' mean would be {of_mean:.4f}: the training has "
-                "collapsed, and its scores mean little; try another seed or larger batches",
+                'collapsed, and its scores mean little; wanted a model with init="he", or another seed',
                 CollapsedWarning,
                 stacklevel=3,
             )

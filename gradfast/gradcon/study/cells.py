@@ -48,14 +48,14 @@ class Cell:
         return f"{self.data}/{self.model}/class{self.label}-seed{self.seed}"
 
 
-def make_model(name: str, channels: int, seed: int) -> nn.Module:
-    """A model of `MODELS` for 28 x 28 images, with weights drawn by ``seed``."""
+def make_model(name: str, channels: int, seed: int, init: str = "torch") -> nn.Module:
+    """A model of `MODELS` for 28 x 28 images, with weights drawn by ``seed`` as ``init`` says (`ConvAutoencoder`)."""
     if name not in MODELS:
         raise InputError(f"model: got {name!r}; wanted one of {', '.join(MODELS)}")
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         build = ConvAutoencoder if MODELS[name][0] == "cae" else ConvVAE
-        model: nn.Module = build(channels, (SIZE, SIZE))
+        model: nn.Module = build(channels, (SIZE, SIZE), init=init)
     return model
 
 
