@@ -124,9 +124,9 @@ class TestCollapse:
 
     def test_is_warned_of(self) -> None:
         with pytest.warns(
-            CollapsedWarning, match=r"after 500 steps the reconstruction error is 0\.3\d+, and that"
+            CollapsedWarning, match=r"after 200 steps the reconstruction error is 0\.3\d+, and that"
         ):
-            self.collapsed(500)
+            self.collapsed(200)
 
     def test_short_trainings_have_not_had_the_time(self) -> None:
         with warnings.catch_warnings():
@@ -140,7 +140,7 @@ class TestCollapse:
             warnings.simplefilter("error", CollapsedWarning)
             torch.manual_seed(0)
             made = GradConTrainer(ConvAutoencoder(1, SIZE), plain, settings)
-            made.fit(500)
+            made.fit(200)
         assert made.history[-1].reconstruction < 0.05
 
 

@@ -30,7 +30,7 @@ __all__ = [
 
 
 # By then Adam at the paper's rate has learned the mean image, if it learns anything; shorter trainings have not had the time.
-_STEPS_TO_LEARN = 500
+_STEPS_TO_LEARN = 200
 _CHUNK = 1024
 
 
@@ -138,7 +138,7 @@ class GradConTrainer:
         """Trains until there are ``epochs`` in all; ``tell`` hears of each.
 
         Warns:
-            CollapsedWarning: after 500 steps or more the last epoch's reconstruction error is that of the mean image, or above.
+            CollapsedWarning: after 200 steps or more the last epoch's reconstruction error is that of the mean image, or above.
         """
         before = len(self.history)
         while len(self.history) < epochs:
