@@ -75,7 +75,7 @@ def train(
     init: Annotated[
         Init,
         typer.Option(
-            help="Weights to begin with: PyTorch's, as in the published code, or He's, which do not collapse on dark images."
+            help="Weights to begin with: PyTorch's, as in the published code, or He's, which seldom collapse on dark images."
         ),
     ] = Init.torch,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches and draws.")] = 0,
