@@ -156,8 +156,10 @@ class GradConTrainer:
 
     def _warn_if_collapsed(self) -> None:
         steps = len(self.history) * -(-len(self.rows) // self.settings.batch_size)
+        if steps < _STEPS_TO_LEARN:
+            return
         error, of_mean = self.history[-1].reconstruction, _variance(self.images, self.rows)
-        if steps >= _STEPS_TO_LEARN and error >= of_mean:
+        if error >= of_mean:
             warnings.warn(
                 f"after {steps} steps the reconstruction error is {error:.4f}, and that of the images' mean would be {of_mean:.4f}: the training has "
                 'collapsed, and its scores mean little; wanted a model with init="he", or another seed',

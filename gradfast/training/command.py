@@ -55,9 +55,10 @@ def run_job(
     source = open_images(job.data, job.preprocess, split="train" if tested else "test", limit=job.limit)
     data = read_pixels(source, progress=progress)
     if job.test is not None or tested:
-        given, split = (job.data, tested) if job.test is None else (job.test, None)
+        split = (tested if job.test is None else None) or "test"
         test = read_pixels(
-            open_images(given, job.preprocess, split=split or "test", limit=job.test_limit), progress=progress
+            open_images(job.test or job.data, job.preprocess, split=split, limit=job.test_limit),
+            progress=progress,
         )
     else:
         data, test = _hold_out(data, job.recipe.seed)
