@@ -62,6 +62,10 @@ def test_a_kept_cell_is_not_that_of_other_settings(tiny: OneClass, tmp_path: Pat
         run_cell(cell, tiny, tmp_path, 1, batch_size=8)
     with pytest.raises(InputError, match="with batch_size 8; this one has 4"):
         run_cell(cell, tiny, tmp_path, 2, batch_size=4)
+    with pytest.raises(InputError, match="with init torch; this one has he"):
+        run_cell(cell, tiny, tmp_path, 2, batch_size=8, init="he")
+    with pytest.raises(InputError, match=r"holds a training with init torch; this one has he"):
+        run_cell(cell, tiny, tmp_path, 3, batch_size=8, init="he")
     with pytest.raises(InputError, match="with train_images 14; this one has 9"):
         run_cell(cell, tiny, tmp_path, 2, batch_size=8, limit=10)
     other = replace(tiny, test=ClassImages(255 - tiny.test.images, tiny.test.labels))
@@ -86,6 +90,7 @@ def test_run_and_write(tiny: OneClass, tmp_path: Path) -> None:
     assert "| CAE | reconstruction |" in text
     assert "| isolation forest | on pixels |" in text
     assert "epochs 1, batches of 8" in text
+    assert "initial weights" not in text
     assert "±" in text
     rows = list(csv.DictReader(figures.open()))
     mean = summarise(results, ("CAE", "reconstruction"), None)
@@ -97,6 +102,15 @@ def test_run_and_write(tiny: OneClass, tmp_path: Path) -> None:
     ]
     assert len(mine) == 4
     assert abs(np.mean(mine) - mean[0]) < 1e-4
+
+
+def test_the_initial_weights_are_said(tiny: OneClass, tmp_path: Path) -> None:
+    profile = replace(PROFILES["quick"], epochs=1, models=("CAE",), baselines=(), conditions=False, init="he")
+    he = run(tiny, profile, tmp_path / "he")
+    plain = run(tiny, replace(profile, init="torch"), tmp_path / "torch")
+    assert he[0]["history"] != plain[0]["history"]
+    text = write(tiny, he, tmp_path / "he", tmp_path / "out")[0].read_text()
+    assert "seeds 0, initial weights: He's." in text
 
 
 def test_figures_of_the_first_constrained_model(tiny: OneClass, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gradfast.errors import InputError
@@ -227,6 +229,17 @@ class TestBadInput:
             GradConTrainer(ConvAutoencoder(1, SIZE), images() // 2, SETTINGS, directory=tmp_path)
         with pytest.raises(InputError, match="another model"):
             GradConTrainer(ConvVAE(1, SIZE), images(), SETTINGS, directory=tmp_path)
+
+    def test_checkpoint_of_other_initial_weights(self, tmp_path: Path) -> None:
+        trainer(tmp_path).fit(1)
+        with pytest.raises(InputError, match="holds a training with init torch; this one has he"):
+            GradConTrainer(ConvAutoencoder(1, SIZE, init="he"), images(), SETTINGS, directory=tmp_path)
+        path = tmp_path / "last.safetensors"
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["gradcon"])
+        del facts["init"]  # as earlier versions wrote it
+        save_file(load_file(path), path, metadata={"gradcon": json.dumps(facts)})
+        assert len(trainer(tmp_path).fit(2)) == 2
 
     def test_checkpoint_that_is_none(self, tmp_path: Path) -> None:
         (tmp_path / "x.safetensors").write_bytes(b"not a checkpoint")

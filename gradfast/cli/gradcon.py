@@ -52,6 +52,12 @@ DataOption = Annotated[
 TestOption = Annotated[
     str | None, typer.Option(help="Test images, as DATA. Default: a fifth of DATA is kept for the test.")
 ]
+InitOption = Annotated[
+    Init,
+    typer.Option(
+        help="Weights to begin with: PyTorch's, as in the published code, or He's, which seldom collapse on dark images."
+    ),
+]
 ChannelsOption = Annotated[Channels, typer.Option(help="1 for grey, 3 for RGB.")]
 
 
@@ -72,12 +78,7 @@ def train(
     weight: Annotated[
         float, typer.Option(help="Weight of the constraint in the loss; 0 is plain training.")
     ] = 0.03,
-    init: Annotated[
-        Init,
-        typer.Option(
-            help="Weights to begin with: PyTorch's, as in the published code, or He's, which seldom collapse on dark images."
-        ),
-    ] = Init.torch,
+    init: InitOption = Init.torch,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches and draws.")] = 0,
     limit: Annotated[
         int | None, typer.Option(min=10, help="Normal training images to use at most. Default: all.")
@@ -203,6 +204,7 @@ def study(
             min=1, help="Images per step, by default as in the paper; fewer images want smaller batches."
         ),
     ] = 64,
+    init: InitOption = Init.torch,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, in place of the profile's.")
     ] = None,
@@ -237,6 +239,7 @@ def study(
         chosen,
         epochs=epochs or chosen.epochs,
         batch_size=batch_size,
+        init=init.value,
         limit=limit or chosen.limit,
         seeds=tuple(range(seeds)) if seeds else chosen.seeds,
         models=tuple(model) if model else chosen.models,

@@ -35,7 +35,7 @@ class ConvAutoencoder(nn.Module):
 
     def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), *, init: str = "torch") -> None:
         super().__init__()
-        self.channels, self.size = channels, _checked_size(channels, size)
+        self.channels, self.size, self.init = channels, _checked_size(channels, size), init
         self.encoder = _encoder(channels)
         self.decoder = _decoder(channels, self.size)
         _initialise(self, init)
@@ -65,7 +65,7 @@ class ConvVAE(nn.Module):
         init: str = "torch",
     ) -> None:
         super().__init__()
-        self.channels, self.size = channels, _checked_size(channels, size)
+        self.channels, self.size, self.init = channels, _checked_size(channels, size), init
         self.encoder = _encoder(channels)
         grid = _sizes(self.size)[-1]
         self._grid = (_WIDTHS[-1], *grid)

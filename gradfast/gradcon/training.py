@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gradfast.errors import InputError, describe
-from gradfast.gradcon.autoencoders import as_float, check_images
+from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE, as_float, check_images
 from gradfast.gradcon.checkpoint import PathType, read_checkpoint, restore, write_checkpoint
 from gradfast.gradcon.constraint import GradConLoss, GradConTerms
 
@@ -206,6 +206,7 @@ class GradConTrainer:
             "settings": asdict(self.settings),
             "images": [list(self.images.shape), image_sum(self.images)],
             "decoder": self.decoder,
+            "init": self.model.init if isinstance(self.model, (ConvAutoencoder, ConvVAE)) else None,
         }
 
     def _write(self, path: Path) -> None:
@@ -217,6 +218,8 @@ class GradConTrainer:
     def _resume(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
         for name, own in self._identity().items():
+            if name not in checkpoint.facts and name == "init":  # written by a version that did not say
+                continue
             if checkpoint.facts.get(name) != own:
                 raise InputError(
                     f"directory: {path} holds a training with {name} {checkpoint.facts.get(name)}; this one has {own}; "

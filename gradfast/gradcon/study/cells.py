@@ -67,12 +67,14 @@ def run_cell(
     *,
     limit: int | None = None,
     batch_size: int = 64,
+    init: str = "torch",
     tell: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, Any]:
     """Trains up to ``epochs`` epochs and tests after the last one and after the best one; returns and keeps the result.
 
     A cell that has been run to as many epochs is read; one that was run to fewer is trained on. Which epoch is the best
-    is told by the loss on a tenth of the normal training images that is held out; the test images choose nothing.
+    is told by the loss on a tenth of the normal training images that is held out; the test images choose nothing. ``init`` as for
+    `make_model`.
 
     Raises:
         InputError: the cell was run with other images or settings, or has been trained for more epochs and not tested there.
@@ -85,6 +87,7 @@ def run_cell(
     inside, outside = data.tested(cell.label, cell.seed)
     used = {
         "batch_size": batch_size,
+        "init": init,
         "train_images": len(split_rows(len(images), settings)[1]),
         "test_images": [len(inside), len(outside)],
         "sums": [image_sum(x) for x in (images, inside, outside)],
@@ -93,7 +96,7 @@ def run_cell(
     if found is not None:
         return found
     trainer = GradConTrainer(
-        make_model(cell.model, data.train.images.shape[1], cell.seed), images, settings, directory=folder
+        make_model(cell.model, data.train.images.shape[1], cell.seed, init), images, settings, directory=folder
     )
     if len(trainer.history) > epochs:
         raise InputError(

@@ -36,8 +36,8 @@ _ABOUT_PADIM = (
 
 @dataclass(frozen=True)
 class Profile:
-    """How much is run: epochs, normal training images per class (None: all), images per batch, seeds, models, baselines, and
-    whether the conditions too.
+    """How much is run: epochs, normal training images per class (None: all), images per batch, initial weights
+    (`ConvAutoencoder`), seeds, models, baselines, and whether the conditions too.
     """
 
     epochs: int
@@ -47,6 +47,7 @@ class Profile:
     baselines: tuple[str, ...] = tuple(BASELINES)
     conditions: bool = True
     batch_size: int = 64
+    init: str = "torch"
 
 
 PROFILES = {
@@ -74,8 +75,9 @@ def run(
     results = []
     for cell in cells(key, profile.models, labels, profile.seeds):
         found = run_cell(
-            cell, data, directory, profile.epochs, limit=profile.limit, batch_size=profile.batch_size
-        )
+            cell, data, directory, profile.epochs,
+            limit=profile.limit, batch_size=profile.batch_size, init=profile.init,
+        )  # fmt: skip
         results.append(found)
         tell(_line(cell, data, found))
     baselines = (*profile.baselines, *((PADIM,) if features is not None else ()))
@@ -120,7 +122,8 @@ def write(
     trained = [r for r in results if r["epochs"]]
     text += [
         f"Run: epochs {_listed(e for e, _ in runs)}, batches of {_listed(r.get('batch_size', 64) for r in trained)}, "
-        f"{_listed(r['train_images'] for r in trained)} normal training images, seeds {_listed(s for _, s in runs)}."
+        f"{_listed(r['train_images'] for r in trained)} normal training images, seeds {_listed(s for _, s in runs)}"
+        f"{_beginnings(trained)}."
     ]
     if any(r["model"] == PADIM for r in results):
         text += ["", _ABOUT_PADIM]
@@ -178,6 +181,12 @@ def _key(data: OneClass) -> str:
 def _line(cell: Cell, data: OneClass, found: dict[str, Any]) -> str:
     areas = ", ".join(f"{score} {value:.3f}" for score, value in found["last"].items())
     return f"{cell.model} on {data.classes[cell.label]}, seed {cell.seed}: AUROC {areas}"
+
+
+def _beginnings(results: Iterable[dict[str, Any]]) -> str:
+    """What the weights were drawn from, where it was not PyTorch's way."""
+    found = {r.get("init", "torch") for r in results}
+    return "" if found <= {"torch"} else ", initial weights: He's" + (" or PyTorch's" if "torch" in found else "")
 
 
 def _listed(values: Iterable[int]) -> str:
