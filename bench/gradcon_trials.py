@@ -46,12 +46,13 @@ def trials(
     settings: TrainingSettings,
     models: Path | None = None,
     init: str = "torch",
+    limit: int | None = None,
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Trains on one class; the areas after each number of epochs, kept in ``models`` beside the training."""
     folder = models / f"class{label}" if models else None
     trainer = GradConTrainer(
         make_model("CAE+Grad", data.train.images.shape[1], settings.seed, init),
-        data.normal(label),
+        data.normal(label, limit, settings.seed),
         settings,
         directory=folder,
     )
@@ -87,7 +88,9 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=0.03)
     parser.add_argument("--momentum", type=float)
     parser.add_argument("--reference", default="total", choices=("total", "reconstruction"))
+    parser.add_argument("--per-image", action="store_true", help="constrain each image's gradient")
     parser.add_argument("--init", default="torch", choices=("torch", "he"))
+    parser.add_argument("--limit", type=int, help="normal training images to use at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--models", type=Path, help="keep the trainings here, of one kind of settings each")
@@ -104,10 +107,13 @@ def main() -> None:
         momentum=given.momentum,
         reference=given.reference,
         seed=given.seed,
+        per_image=given.per_image,
     )
     found: dict[int, dict[int, dict[str, float]]] = {label: {} for label in given.labels}
     for label in given.labels:
-        for number, of_it in trials(data, label, given.epochs, settings, given.models, given.init):
+        for number, of_it in trials(
+            data, label, given.epochs, settings, given.models, given.init, given.limit
+        ):
             found[label][number] = of_it
             scores = ", ".join(
                 f"{name} {a:.3f}" for name, a in of_it.items() if not name.startswith("cosine")

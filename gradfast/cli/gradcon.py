@@ -78,6 +78,12 @@ def train(
     weight: Annotated[
         float, typer.Option(help="Weight of the constraint in the loss; 0 is plain training.")
     ] = 0.03,
+    per_image: Annotated[
+        bool,
+        typer.Option(
+            help="Constrain each image's gradient in place of the batch's: better scores, twice the time."
+        ),
+    ] = False,
     init: InitOption = Init.torch,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches and draws.")] = 0,
     limit: Annotated[
@@ -103,7 +109,7 @@ def train(
     trainer = GradConTrainer(
         make_model(model.value.upper(), images.train.images.shape[1], seed, init.value),
         images.normal(label, limit, seed),
-        TrainingSettings(batch_size=batch_size, weight=weight, seed=seed),
+        TrainingSettings(batch_size=batch_size, weight=weight, seed=seed, per_image=per_image),
         directory=out,
     )
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -209,7 +215,10 @@ def study(
         int | None, typer.Option(min=1, help="Number of seeds, in place of the profile's.")
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Only this of CAE, CAE+Grad, VAE, VAE+Grad; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            help='Only this of CAE, CAE+Grad, VAE, VAE+Grad, or "CAE+Grad per image", "VAE+Grad per image"; may be repeated.'
+        ),
     ] = None,
     label: Annotated[list[int] | None, typer.Option(help="Only this normal class; may be repeated.")] = None,
     features: Annotated[

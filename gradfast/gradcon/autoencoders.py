@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from gradfast.errors import InputError, ModelError, describe
 from gradfast.selection import parameter_aliases, select_layers
 
-__all__ = ["ConvAutoencoder", "ConvVAE", "Reconstruction", "check_images", "decoder_weights", "reconstruct"]
+__all__ = [
+    "ConvAutoencoder",
+    "ConvVAE",
+    "Reconstruction",
+    "as_reconstruction",
+    "check_images",
+    "decoder_weights",
+    "reconstruct",
+]
 
 _KERNEL, _STRIDE = 4, 2
 _WIDTHS = (32, 32, 64, 64)
@@ -119,7 +127,15 @@ def reconstruct(model: nn.Module, x: Tensor) -> Reconstruction:
     Raises:
         ModelError: another kind of output, or one of another shape than x.
     """
-    out = model(x)
+    return as_reconstruction(model(x), x, model)
+
+
+def as_reconstruction(out: object, x: Tensor, model: nn.Module) -> Reconstruction:
+    """What ``model`` returned for ``x``.
+
+    Raises:
+        ModelError: as `reconstruct`.
+    """
     parts = out if isinstance(out, tuple) else (out,)
     if len(parts) not in (1, 3) or not all(isinstance(part, Tensor) for part in parts):
         raise ModelError(

@@ -10,6 +10,8 @@ What that leaves open is decided here so. The r_l are means of the gradients of 
 cosine's g_l are those of the reconstruction error alone); ``reference="reconstruction"`` takes the g_l for both. The first
 batch has no reference, and so no constraint. A batch enters the r_l after its cosines were taken, with its gradients as they
 were before the step.
+
+``per_image=True`` is ours: the mean over l of the mean over a batch's images of -cos(their own gradients, r_l), which is what the score is of.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from torch.utils.hooks import RemovableHandle
 
 from gradfast.engine.host import keep_freed_memory
 from gradfast.errors import InputError, describe
-from gradfast.gradcon.autoencoders import decoder_weights, kl_weight, reconstruct
+from gradfast.gradcon.autoencoders import Reconstruction, decoder_weights, kl_weight, reconstruct
+from gradfast.gradcon.per_image import image_cosines, image_gradients
 
 __all__ = ["GradConLoss", "GradConTerms", "GradientReference"]
 
@@ -38,8 +41,8 @@ class GradConTerms(NamedTuple):
         reconstruction: mean squared error over images and pixels.
         divergence: mean Kullback-Leibler divergence per pixel of a VAE's latent; zero without one.
         constraint: mean over tensors of -cos, in [-1, 1]; zero for the first batch.
-        cosines: [L], detached; zero where undefined.
-        defined: bool [L]; False where the gradient or the reference is zero, so that there is no angle.
+        cosines: [L], detached; zero where undefined; with ``per_image`` the means over the images.
+        defined: bool [L]; False where the gradient (with ``per_image``, any image's) or the reference is zero, so that there is no angle.
     """
 
     total: Tensor
@@ -126,10 +129,12 @@ class GradConLoss(nn.Module):
         weight: of the constraint; the paper's 0.03. Zero: plain training that keeps a reference.
         momentum: see `GradientReference`.
         reference: whose gradients are averaged: ``"total"`` loss, or ``"reconstruction"`` error.
+        per_image: constrain the direction of each image's gradient, as the score looks at it, in place of the batch's. Not the paper's; a step
+            costs twice as much, and memory for a batch of gradients.
 
     Raises:
         InputError: no decoder tensor selected, one that is frozen, or a number out of range.
-        ModelError: at a call, where the model's output is not of its input's shape.
+        ModelError: at a call, where the model's output is not of its input's shape, or ``per_image`` with a model that `torch.func.vmap` cannot map.
     """
 
     def __init__(
@@ -140,6 +145,7 @@ class GradConLoss(nn.Module):
         weight: float = 0.03,
         momentum: float | None = None,
         reference: str = "total",
+        per_image: bool = False,
     ) -> None:
         super().__init__()
         if weight < 0:
@@ -152,14 +158,15 @@ class GradConLoss(nn.Module):
             raise InputError(
                 f"decoder: {', '.join(frozen)} do not want gradients; wanted weights that are trained"
             )
-        self.weight, self.of_total = weight, reference == "total"
+        self.weight, self.of_total, self.per_image = weight, reference == "total", per_image
         self.reference = GradientReference(weights, momentum)
         self._model = (model,)  # in a tuple, so that it is no submodule
         self._capture: _Capture | None = None
         self._reached: frozenset[str] = frozenset()  # weights on which the last batch depends
 
     def extra_repr(self) -> str:
-        return f"weight={self.weight}, tensors={', '.join(self.reference.names)}"
+        kind = ", per_image=True" if self.per_image else ""
+        return f"weight={self.weight}{kind}, tensors={', '.join(self.reference.names)}"
 
     def forward(self, x: Tensor) -> GradConTerms:
         """The loss of a batch [B, C, H, W]."""
@@ -169,9 +176,14 @@ class GradConLoss(nn.Module):
             keep_freed_memory()  # a step allocates twice what a plain one does; mapped anew, a twentieth of its time
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone() if x.is_inference() else x
-            out = reconstruct(model, x)
-            reconstruction = F.mse_loss(out.output, x)
-            constraint, cosines, defined = self.constrain(reconstruction, graph=graph)
+            # Before there is a reference there is no angle, of an image or of the batch.
+            if self.per_image and self.weight > 0 and int(self.reference.count) > 0:
+                out, constraint, cosines, defined = self._constrain_images(x, graph)
+                reconstruction = F.mse_loss(out.output, x)
+            else:
+                out = reconstruct(model, x)
+                reconstruction = F.mse_loss(out.output, x)
+                constraint, cosines, defined = self.constrain(reconstruction, graph=graph)
             divergences = out.divergences()
             divergence = reconstruction.new_zeros(())
             if divergences is not None:
@@ -205,6 +217,24 @@ class GradConLoss(nn.Module):
         if learn:
             self.reference.update({name: g.detach() for name, g in gradients.items()})
         return -cosines.mean(), cosines.detach(), defined
+
+    def _constrain_images(self, x: Tensor, graph: bool) -> tuple[Reconstruction, Tensor, Tensor, Tensor]:
+        """The reconstructions, the constraint on each image's gradient, the mean cosines [L], and which are defined for all images [L]."""
+        weights = self._weights()
+        with torch.set_grad_enabled(graph):
+            out, gradients = image_gradients(self._model[0], x, weights)
+        if graph and not self._reached:  # a training taken up: its first batch was another object's
+            found = torch.autograd.grad(
+                out.output.sum(), list(weights.values()), retain_graph=True, allow_unused=True
+            )
+            self._reached = frozenset(n for n, g in zip(weights, found, strict=True) if g is not None)
+        reference = self.reference.as_dict()
+        pairs = [image_cosines(gradients[name], reference[name]) for name in weights]
+        cosines = torch.stack([c.mean() for c, _ in pairs])
+        defined = torch.stack([d.all() for _, d in pairs])
+        if graph and self.training and not self.of_total:
+            self.reference.update({name: g.detach().mean(0) for name, g in gradients.items()})
+        return out, -cosines.mean(), cosines.detach(), defined
 
     def _watch(self, total: Tensor) -> None:
         """Takes the gradients that the backward of ``total`` brings to the weights into the reference."""

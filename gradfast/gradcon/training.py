@@ -42,7 +42,7 @@ class CollapsedWarning(UserWarning):
 class TrainingSettings:
     """The paper's settings: Adam, learning rate 1e-3, batches of 64, constraint weight 0.03.
 
-    ``weight`` zero is plain training that keeps a reference. ``validation`` is the share of the images that is held out, to choose
+    ``weight`` zero is plain training that keeps a reference. ``per_image`` as for `GradConLoss`. ``validation`` is the share of the images that is held out, to choose
     the best epoch by its loss. ``seed`` draws the held-out images, the initial weights (if the trainer makes the model) and the
     order of the batches.
     """
@@ -52,6 +52,7 @@ class TrainingSettings:
     weight: float = 0.03
     momentum: float | None = None
     reference: str = "total"
+    per_image: bool = False
     validation: float = 0.1
     seed: int = 0
 
@@ -116,7 +117,12 @@ class GradConTrainer:
         check_images(self.model, as_float(self.images[:1]) if len(self.images) else self.images.float())
         self.held_out, self.rows = split_rows(len(self.images), s)
         self.loss = GradConLoss(
-            self.model, self.decoder, weight=s.weight, momentum=s.momentum, reference=s.reference
+            self.model,
+            self.decoder,
+            weight=s.weight,
+            momentum=s.momentum,
+            reference=s.reference,
+            per_image=s.per_image,
         ).to(self.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=s.learning_rate)
         self.history: list[Epoch] = []
@@ -220,9 +226,12 @@ class GradConTrainer:
         for name, own in self._identity().items():
             if name not in checkpoint.facts and name == "init":  # written by a version that did not say
                 continue
-            if checkpoint.facts.get(name) != own:
+            given = checkpoint.facts.get(name)
+            if name == "settings" and isinstance(given, dict):  # as above
+                given = {**asdict(TrainingSettings()), **given}
+            if given != own:
                 raise InputError(
-                    f"directory: {path} holds a training with {name} {checkpoint.facts.get(name)}; this one has {own}; "
+                    f"directory: {path} holds a training with {name} {given}; this one has {own}; "
                     "wanted the same, or another directory"
                 )
         restore(checkpoint, self.model, self.loss, self.optimizer)

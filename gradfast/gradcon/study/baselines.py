@@ -66,7 +66,7 @@ def run_baseline(
     Raises:
         InputError: `PADIM` without ``features``, a library that is not there, or a result that was kept of other images.
     """
-    kept = directory / cell.folder.replace(" ", "-") / "result.json"
+    kept = directory / cell.folder / "result.json"
     train = data.normal(cell.label, limit, cell.seed)
     images = data.tested(cell.label, cell.seed)
     used = {

@@ -26,10 +26,18 @@ from gradfast.gradcon.training import (
     split_rows,
 )
 
-__all__ = ["MODELS", "Cell", "make_model", "read_kept", "run_cell"]
+__all__ = ["MODELS", "PAPERS", "Cell", "make_model", "read_kept", "run_cell"]
 
-# Name: (architecture, with the constraint).
-MODELS = {"CAE": ("cae", False), "CAE+Grad": ("cae", True), "VAE": ("vae", False), "VAE+Grad": ("vae", True)}
+# Name: (architecture, what is constrained). The last two are not the paper's.
+MODELS = {
+    "CAE": ("cae", None),
+    "CAE+Grad": ("cae", "batch"),
+    "VAE": ("vae", None),
+    "VAE+Grad": ("vae", "batch"),
+    "CAE+Grad per image": ("cae", "image"),
+    "VAE+Grad per image": ("vae", "image"),
+}
+PAPERS = ("CAE", "CAE+Grad", "VAE", "VAE+Grad")
 _WEIGHT = 0.03
 REFRESHED, STANDARDISED = "gradient, reference refreshed", "gradient, standardised"
 
@@ -45,7 +53,7 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        return f"{self.data}/{self.model}/class{self.label}-seed{self.seed}"
+        return f"{self.data}/{self.model.replace(' ', '-')}/class{self.label}-seed{self.seed}"
 
 
 def make_model(name: str, channels: int, seed: int, init: str = "torch") -> nn.Module:
@@ -82,7 +90,12 @@ def run_cell(
     folder = directory / cell.folder
     kept = folder / f"result-{epochs}.json"
     constrained = MODELS[cell.model][1]
-    settings = TrainingSettings(batch_size=batch_size, weight=_WEIGHT if constrained else 0.0, seed=cell.seed)
+    settings = TrainingSettings(
+        batch_size=batch_size,
+        weight=0.0 if constrained is None else _WEIGHT,
+        seed=cell.seed,
+        per_image=constrained == "image",
+    )
     images = data.normal(cell.label, limit, cell.seed)
     inside, outside = data.tested(cell.label, cell.seed)
     used = {
@@ -96,7 +109,10 @@ def run_cell(
     if found is not None:
         return found
     trainer = GradConTrainer(
-        make_model(cell.model, data.train.images.shape[1], cell.seed, init), images, settings, directory=folder
+        make_model(cell.model, data.train.images.shape[1], cell.seed, init),
+        images,
+        settings,
+        directory=folder,
     )
     if len(trainer.history) > epochs:
         raise InputError(

@@ -79,7 +79,7 @@ def condition_table(results: list[dict[str, Any]]) -> str:
     for name in results[0]["auroc"]:
         for model in models:
             mine = [r for r in results if r["model"] == model]
-            constrained = ("gradient", "standardised") if model.endswith("Grad") else ()
+            constrained = ("gradient", "standardised") if "+Grad" in model else ()
             for score in ("reconstruction", *constrained):
                 if not all(score in r["auroc"][name] for r in mine):
                     continue

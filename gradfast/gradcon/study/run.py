@@ -12,7 +12,7 @@ from torch import nn
 from gradfast.errors import InputError
 from gradfast.gradcon.checkpoint import load_scorer, read_checkpoint
 from gradfast.gradcon.study.baselines import BASELINES, PADIM, run_baseline
-from gradfast.gradcon.study.cells import MODELS, Cell, cells, run_cell
+from gradfast.gradcon.study.cells import PAPERS, Cell, cells, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
 from gradfast.gradcon.study.data import OneClass
 from gradfast.gradcon.study.plots import figure_files
@@ -26,6 +26,11 @@ _PROTOCOL = (
     "the others. Settings are the paper's (Adam 1e-3, constraint weight 0.03, a tenth of the normal training images "
     "held out); none was tuned on test images. Standardised and refreshed are not the paper's scores. Tested after the last epoch; the CSV also has the epoch with the lowest loss on "
     "held-out normal images, which is what the published code keeps. ± is half the 95% t-interval over seeds."
+)
+
+_ABOUT_PER_IMAGE = (
+    "Per image: the constraint is on the direction of each image's gradient, which is what the score looks at, in place of the batch's. "
+    "Not the paper's."
 )
 
 _ABOUT_PADIM = (
@@ -43,7 +48,7 @@ class Profile:
     epochs: int
     limit: int | None
     seeds: tuple[int, ...]
-    models: tuple[str, ...] = tuple(MODELS)
+    models: tuple[str, ...] = PAPERS
     baselines: tuple[str, ...] = tuple(BASELINES)
     conditions: bool = True
     batch_size: int = 64
@@ -125,6 +130,8 @@ def write(
         f"{_listed(r['train_images'] for r in trained)} normal training images, seeds {_listed(s for _, s in runs)}"
         f"{_beginnings(trained)}."
     ]
+    if any("per image" in r["model"] for r in results):
+        text += ["", _ABOUT_PER_IMAGE]
     if any(r["model"] == PADIM for r in results):
         text += ["", _ABOUT_PADIM]
     text += ["", *([f"    {command}", ""] if command else [])]
@@ -146,7 +153,7 @@ def write(
 
 def draw(data: OneClass, results: Sequence[dict[str, Any]], directory: Path, out: Path) -> list[Path]:
     """Figures of the first constrained model among the results, into ``out``; none where there is no such model."""
-    shown = next((r for r in results if r["model"].endswith("+Grad")), None)
+    shown = next((r for r in results if "+Grad" in r["model"]), None)
     if shown is None:
         return []
     cell = Cell(shown["data"], shown["class"], shown["model"], shown["seed"])
@@ -186,7 +193,11 @@ def _line(cell: Cell, data: OneClass, found: dict[str, Any]) -> str:
 def _beginnings(results: Iterable[dict[str, Any]]) -> str:
     """What the weights were drawn from, where it was not PyTorch's way."""
     found = {r.get("init", "torch") for r in results}
-    return "" if found <= {"torch"} else ", initial weights: He's" + (" or PyTorch's" if "torch" in found else "")
+    return (
+        ""
+        if found <= {"torch"}
+        else ", initial weights: He's" + (" or PyTorch's" if "torch" in found else "")
+    )
 
 
 def _listed(values: Iterable[int]) -> str:

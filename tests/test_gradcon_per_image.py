@@ -1,0 +1,198 @@
+"""A constraint on each image's gradient: against one image at a time, and what it cannot do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradfast.errors import InputError, ModelError
+from gradfast.gradcon import (
+    ConvAutoencoder,
+    ConvVAE,
+    GradConLoss,
+    GradConScorer,
+    GradConTrainer,
+    TrainingSettings,
+    load_scorer,
+)
+
+SIZE = (8, 8)
+
+
+def images(n: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(n, 1, *SIZE, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+
+def trained(model: nn.Module, **options: object) -> GradConLoss:
+    """A loss that has seen one batch, so that there is a reference."""
+    criterion = GradConLoss(model, per_image=True, **options)  # type: ignore[arg-type]
+    criterion(images(dtype=next(model.parameters()).dtype)).total.backward()
+    model.zero_grad()
+    return criterion
+
+
+def one_by_one(model: nn.Module, criterion: GradConLoss, x: Tensor) -> Tensor:
+    """The total, from plain autograd, an image at a time."""
+    weights = dict(model.named_parameters())
+    reference = criterion.reference.as_dict()
+    errors, cosines = [], []
+    for image in x.split(1):
+        error = F.mse_loss(model(image), image)
+        found = torch.autograd.grad(error, [weights[n] for n in reference], create_graph=True)
+        errors.append(error)
+        cosines += [
+            F.cosine_similarity(g.flatten(), r.flatten(), dim=0)
+            for g, r in zip(found, reference.values(), strict=True)
+        ]
+    return torch.stack(errors).mean() - criterion.weight * torch.stack(cosines).mean()
+
+
+def test_the_total_and_its_gradients_are_those_of_one_image_at_a_time() -> None:
+    torch.manual_seed(0)
+    model = ConvAutoencoder(1, SIZE).double()
+    criterion, x = trained(model), images(dtype=torch.float64)
+    parameters = list(model.parameters())
+    wanted = torch.autograd.grad(one_by_one(model, criterion, x), parameters)
+    terms = criterion.eval()(x)
+    assert torch.allclose(terms.total, one_by_one(model, criterion, x), rtol=1e-12)
+    found = torch.autograd.grad(terms.total, parameters)
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
+def test_the_cosines_are_the_scorers(build: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = build(1, SIZE)
+    criterion = trained(model)
+    model.eval()
+    with torch.no_grad():
+        terms = criterion.eval()(images())
+    scores = GradConScorer(model, criterion)(images())
+    assert np.allclose(terms.cosines, scores.cosines.mean(0), atol=1e-6)
+    assert float(terms.constraint) == pytest.approx(float(scores.gradient.mean()), abs=1e-6)
+    assert terms.defined.all()
+
+
+def test_it_is_another_constraint_than_the_batchs() -> None:
+    torch.manual_seed(0)
+    model = ConvAutoencoder(1, SIZE)
+    criterion = trained(model).eval()
+    batch = GradConLoss(model).eval()
+    batch.load_state_dict(criterion.state_dict())
+    assert abs(float(criterion(images()).constraint.detach() - batch(images()).constraint.detach())) > 1e-3
+    one = images(1)
+    assert torch.allclose(criterion(one).total, batch(one).total)
+
+
+@pytest.mark.parametrize("reference", ["total", "reconstruction"])
+def test_the_reference_takes_every_batch_in(reference: str) -> None:
+    torch.manual_seed(0)
+    model = ConvAutoencoder(1, SIZE)
+    criterion = trained(model, reference=reference)
+    before = {n: r.clone() for n, r in criterion.reference.as_dict().items()}
+    terms = criterion(images())
+    names = list(before)
+    weights = dict(model.named_parameters())
+    of = terms.total if reference == "total" else F.mse_loss(model(images()), images())
+    wanted = torch.autograd.grad(of, [weights[n] for n in names], retain_graph=True)
+    if reference == "total":  # the capture was for a backward, which autograd.grad is too
+        assert int(criterion.reference.count) == 2
+    terms.total.backward()
+    assert int(criterion.reference.count) == 2
+    for name, g in zip(names, wanted, strict=True):
+        assert torch.allclose(criterion.reference.as_dict()[name], (before[name] + g) / 2, atol=1e-7)
+
+
+def test_a_weight_that_no_image_reaches_does_not_stop_the_reference() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.Linear(64, 4)
+            self.decoder = nn.ModuleList([nn.Linear(4, 64), nn.Linear(4, 64)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.decoder[0](self.encoder(x.flatten(1))).view_as(x)
+            return out
+
+    model = Idle()
+    criterion = GradConLoss(model, per_image=True)
+    for _ in range(3):
+        terms = criterion(images())
+        terms.total.backward()
+    assert int(criterion.reference.count) == 3
+    assert terms.defined.tolist() == [True, False]
+    resumed = GradConLoss(model, per_image=True)
+    resumed.load_state_dict(criterion.state_dict())
+    resumed(images()).total.backward()
+    assert int(resumed.reference.count) == 4
+
+
+def test_training_resumes_bit_for_bit_and_scores(tmp_path: Path) -> None:
+    settings = TrainingSettings(batch_size=8, validation=0.25, per_image=True)
+
+    def trainer(folder: Path) -> GradConTrainer:
+        torch.manual_seed(0)
+        return GradConTrainer(ConvVAE(1, SIZE), images(32), settings, directory=folder)
+
+    unbroken = trainer(tmp_path / "a")
+    unbroken.fit(3)
+    trainer(tmp_path / "b").fit(1)
+    resumed = trainer(tmp_path / "b")
+    resumed.fit(3)
+    a, b = (t.model.state_dict() for t in (unbroken, resumed))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    scores = load_scorer(tmp_path / "b" / "last.safetensors")(images())
+    assert np.array_equal(scores.gradient, GradConScorer(unbroken.model, unbroken.loss)(images()).gradient)
+    with pytest.raises(InputError, match="settings"):
+        GradConTrainer(
+            ConvVAE(1, SIZE),
+            images(32),
+            TrainingSettings(batch_size=8, validation=0.25),
+            directory=tmp_path / "a",
+        )
+
+
+class TestBadInput:
+    def test_a_model_whose_images_mix(self) -> None:
+        class Normed(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4))
+                self.decoder = nn.Linear(4, 64)
+
+            def forward(self, x: Tensor) -> Tensor:
+                out: Tensor = self.decoder(self.encoder(x)).view_as(x)
+                return out
+
+        criterion = GradConLoss(Normed(), per_image=True)
+        criterion(images()).total.backward()
+        with pytest.raises(ModelError, match=r"Normed cannot be mapped over its images by torch\.func\.vmap"):
+            criterion(images())
+
+    def test_an_output_of_another_shape(self) -> None:
+        model = ConvAutoencoder(1, SIZE)
+        criterion = trained(model)
+        model.decoder.append(nn.Flatten())
+        with pytest.raises(ModelError, match="wanted a reconstruction of the shape of its input"):
+            criterion(images())
+
+    def test_a_perfect_reconstruction_has_no_direction(self) -> None:
+        model = nn.Sequential()
+        model.decoder = nn.Linear(64, 64)
+        model.forward = lambda x: model.decoder(x.flatten(1)).view_as(x)  # type: ignore[method-assign]
+        criterion = GradConLoss(model, per_image=True)
+        criterion(images()).total.backward()
+        with torch.no_grad():
+            model.decoder.weight.copy_(torch.eye(64))
+            model.decoder.bias.zero_()
+        terms = criterion(images())
+        terms.total.backward()
+        assert not terms.defined.any()
+        assert float(terms.constraint.detach()) == 0
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
