@@ -50,9 +50,10 @@ def trials(
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Trains on one class; the areas after each number of epochs, kept in ``models`` beside the training."""
     folder = models / f"class{label}" if models else None
+    images = data.normal(label, limit, settings.seed)
     trainer = GradConTrainer(
-        make_model("CAE+Grad", data.train.images.shape[1], settings.seed, init),
-        data.normal(label, limit, settings.seed),
+        make_model("CAE+Grad", images.shape[1], settings.seed, init, images),
+        images,
         settings,
         directory=folder,
     )
@@ -89,7 +90,7 @@ def main() -> None:
     parser.add_argument("--momentum", type=float)
     parser.add_argument("--reference", default="total", choices=("total", "reconstruction"))
     parser.add_argument("--per-image", action="store_true", help="constrain each image's gradient")
-    parser.add_argument("--init", default="torch", choices=("torch", "he"))
+    parser.add_argument("--init", default="torch", choices=("torch", "he", "mean"))
     parser.add_argument("--limit", type=int, help="normal training images to use at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path)

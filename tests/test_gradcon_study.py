@@ -110,7 +110,7 @@ def test_the_initial_weights_are_said(tiny: OneClass, tmp_path: Path) -> None:
     plain = run(tiny, replace(profile, init="torch"), tmp_path / "torch")
     assert he[0]["history"] != plain[0]["history"]
     text = write(tiny, he, tmp_path / "he", tmp_path / "out")[0].read_text()
-    assert "seeds 0, initial weights: He's." in text
+    assert "seeds 0; He's initial weights." in text
 
 
 def test_figures_of_the_first_constrained_model(tiny: OneClass, tmp_path: Path) -> None:

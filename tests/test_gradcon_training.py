@@ -22,6 +22,7 @@ from gradfast.gradcon import (
     GradConScorer,
     GradConTrainer,
     TrainingSettings,
+    brightness,
     load_scorer,
     one_class,
 )
@@ -176,6 +177,52 @@ class TestInit:
     def test_of_another_name(self) -> None:
         with pytest.raises(InputError, match="init: got 'xavier'"):
             ConvVAE(1, init="xavier")
+
+    @pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
+    def test_the_output_begins_at_a_brightness(self, build: type[nn.Module]) -> None:
+        torch.manual_seed(0)
+        plain = build(3)
+        torch.manual_seed(0)
+        bright = build(3, mean=(0.1, 0.5, 0.8))
+        out = bright.decoder(torch.zeros(2, 64, 3, 3))
+        # What is before the last layer is small, so that its bias rules.
+        assert torch.allclose(out.mean((0, 2, 3)), torch.tensor([0.1, 0.5, 0.8]), atol=0.02)
+        last = "decoder.6.bias"
+        for (name, a), b in zip(plain.named_parameters(), bright.parameters(), strict=True):
+            assert name == last or torch.equal(a, b)
+        assert torch.allclose(build(3, mean=0.25).decoder[-2].bias.sigmoid(), torch.full((3,), 0.25))
+
+    @pytest.mark.parametrize("mean", [0.0, 1.0, (0.5, 0.5), float("nan")])
+    def test_a_brightness_out_of_range(self, mean: float | tuple[float, ...]) -> None:
+        with pytest.raises(InputError, match=r"mean: got .*wanted a brightness in \(0, 1\), or 3 of them"):
+            ConvAutoencoder(3, mean=mean)
+
+    def test_brightness_of_images(self) -> None:
+        x = images(16).expand(-1, 2, -1, -1).clone()
+        x[:, 1] = 0
+        found = brightness(x)
+        assert found == pytest.approx((float(x[:, 0].double().mean() / 255), 0.01))
+        assert brightness(x.float() / 255) == pytest.approx(found, rel=1e-6)
+
+    def test_dark_images_do_not_collapse(self) -> None:
+        """Bright strokes on black: with PyTorch's weights alone the output ends in black."""
+        rows, columns = torch.meshgrid(torch.arange(28), torch.arange(28), indexing="ij")
+        x = torch.stack([((rows - columns * k / 16).abs() < 1.5) * 1.0 for k in range(16)]).unsqueeze(1)
+
+        def error(mean: tuple[float, ...] | None) -> float:
+            torch.manual_seed(1)
+            model = ConvAutoencoder(1, mean=mean)
+            optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+            for _ in range(150):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(model(x), x)
+                loss.backward()
+                optimizer.step()
+            return loss.item()
+
+        of_black, of_mean = float(x.square().mean()), float((x - x.mean(0)).square().mean())
+        assert error(None) == pytest.approx(of_black, rel=0.02)
+        assert error(brightness(x)) < 0.1 * of_mean
 
 
 def test_weight_zero_is_plain_training() -> None:

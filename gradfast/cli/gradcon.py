@@ -27,6 +27,7 @@ class Init(str, Enum):
 
     torch = "torch"
     he = "he"
+    mean = "mean"
 
 
 class Model(str, Enum):
@@ -55,7 +56,8 @@ TestOption = Annotated[
 InitOption = Annotated[
     Init,
     typer.Option(
-        help="Weights to begin with: PyTorch's, as in the published code, or He's, which seldom collapse on dark images."
+        help="What to begin with: torch, PyTorch's weights, as in the published code; mean, the same with an output as bright as the images, "
+        "without which most trainings on dark images collapse; he, He's weights."
     ),
 ]
 ChannelsOption = Annotated[Channels, typer.Option(help="1 for grey, 3 for RGB.")]
@@ -106,9 +108,10 @@ def train(
     from gradfast.gradcon.training import as_float
 
     images = _load(data, test, int(channels.value))
+    normal_images = images.normal(label, limit, seed)
     trainer = GradConTrainer(
-        make_model(model.value.upper(), images.train.images.shape[1], seed, init.value),
-        images.normal(label, limit, seed),
+        make_model(model.value.upper(), normal_images.shape[1], seed, init.value, normal_images),
+        normal_images,
         TrainingSettings(batch_size=batch_size, weight=weight, seed=seed, per_image=per_image),
         directory=out,
     )

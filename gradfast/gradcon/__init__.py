@@ -3,7 +3,7 @@
 Kwon, Prabhushankar, Temel, AlRegib, "Backpropagated Gradient Representations for Anomaly Detection", ECCV 2020.
 """
 
-from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE
+from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE, brightness
 from gradfast.gradcon.checkpoint import load_scorer
 from gradfast.gradcon.constraint import GradConLoss, GradConTerms, GradientReference
 from gradfast.gradcon.grading import (
@@ -34,6 +34,7 @@ __all__ = [
     "StreamScorer",
     "TrainingSettings",
     "UndefinedCosineWarning",
+    "brightness",
     "digits",
     "fit_weight",
     "load_scorer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,16 @@ __all__ = [
     "ConvVAE",
     "Reconstruction",
     "as_reconstruction",
+    "brightness",
     "check_images",
     "decoder_weights",
+    "initial_weights",
     "reconstruct",
 ]
 
 _KERNEL, _STRIDE = 4, 2
 _WIDTHS = (32, 32, 64, 64)
+Brightness = float | Sequence[float]
 
 
 class ConvAutoencoder(nn.Module):
@@ -36,17 +40,27 @@ class ConvAutoencoder(nn.Module):
         init: of the convolutions' weights. ``"torch"``: PyTorch's, as in the published code; activations shrink from layer to layer, and on
             images with much black, such as MNIST, most trainings end in black output (`CollapsedWarning`). ``"he"``: normal, by the number
             of products in a sum (He et al., ICCV 2015), biases zero.
+        mean: brightness in (0, 1) of the training images, one number or one a channel, for the output to begin at: with PyTorch's weights too,
+            trainings on dark images then do not collapse. None: at 0.5, as in the published code.
 
     Raises:
-        InputError: images that are too small, or another ``init``.
+        InputError: images that are too small, another ``init``, or a ``mean`` out of range.
     """
 
-    def __init__(self, channels: int = 1, size: tuple[int, int] = (28, 28), *, init: str = "torch") -> None:
+    def __init__(
+        self,
+        channels: int = 1,
+        size: tuple[int, int] = (28, 28),
+        *,
+        init: str = "torch",
+        mean: Brightness | None = None,
+    ) -> None:
         super().__init__()
         self.channels, self.size, self.init = channels, _checked_size(channels, size), init
         self.encoder = _encoder(channels)
         self.decoder = _decoder(channels, self.size)
         _initialise(self, init)
+        self.start = _start_at(self.decoder, mean)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [B, C, H, W] in [0, 1] to their reconstructions, of the same shape."""
@@ -62,6 +76,7 @@ class ConvVAE(nn.Module):
         size: (height, width) of the images.
         latent: dimensions of the latent; None: as many as the encoder's features (576 at 28 x 28).
         init: of the convolutions' weights, as for `ConvAutoencoder`.
+        mean: brightness to begin at, as for `ConvAutoencoder`.
     """
 
     def __init__(
@@ -71,6 +86,7 @@ class ConvVAE(nn.Module):
         latent: int | None = None,
         *,
         init: str = "torch",
+        mean: Brightness | None = None,
     ) -> None:
         super().__init__()
         self.channels, self.size, self.init = channels, _checked_size(channels, size), init
@@ -84,6 +100,7 @@ class ConvVAE(nn.Module):
         self.expand = nn.Linear(latent, features)
         self.decoder = _decoder(channels, self.size)
         _initialise(self, init)
+        self.start = _start_at(self.decoder, mean)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images [B, C, H, W] to reconstructions, means and log variances [B, latent]; the latent is drawn in train mode,
@@ -266,6 +283,40 @@ def _initialise(model: nn.Module, init: str) -> None:
             nn.init.normal_(layer.weight, std=math.sqrt(2 / products))
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+
+
+def initial_weights(model: nn.Module) -> str | None:
+    """In words, what one of the models here began with; None for another."""
+    if not isinstance(model, (ConvAutoencoder, ConvVAE)):
+        return None
+    start = "" if model.start is None else f", output at {', '.join(f'{m:.6g}' for m in model.start)}"
+    return model.init + start
+
+
+def _start_at(decoder: nn.Module, mean: Brightness | None) -> tuple[float, ...] | None:
+    """Sets the last bias so that an image of zeros before it comes out as bright as ``mean``; by channel, or None."""
+    if mean is None:
+        return None
+    last = decoder[-2]  # type: ignore[index]
+    assert isinstance(last, nn.ConvTranspose2d)
+    assert last.bias is not None
+    by_channel = (
+        tuple(float(m) for m in mean) if isinstance(mean, Sequence) else (float(mean),) * last.out_channels
+    )
+    if len(by_channel) != last.out_channels or not all(0 < m < 1 for m in by_channel):
+        raise InputError(
+            f"mean: got {describe(mean)}; wanted a brightness in (0, 1), or {last.out_channels} of them, one a channel"
+        )
+    with torch.no_grad():
+        last.bias.copy_(torch.logit(torch.tensor(by_channel, dtype=torch.float64)))
+    return by_channel
+
+
+def brightness(images: Tensor) -> tuple[float, ...]:
+    """The mean of each channel of images [n, C, H, W], uint8 or floating in [0, 1], kept within [0.01, 0.99]: what the models take as ``mean``."""
+    sums = images.sum((0, 2, 3), dtype=torch.float64)
+    whole = 255.0 if images.dtype == torch.uint8 else 1.0
+    return tuple((sums / whole / images[:, 0].numel()).clamp(0.01, 0.99).tolist())
 
 
 def _channels_last(layers: list[nn.Module]) -> nn.Sequential:

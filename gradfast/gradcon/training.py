@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from gradfast.errors import InputError, describe
-from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE, as_float, check_images
+from gradfast.gradcon.autoencoders import as_float, check_images, initial_weights
 from gradfast.gradcon.checkpoint import PathType, read_checkpoint, restore, write_checkpoint
 from gradfast.gradcon.constraint import GradConLoss, GradConTerms
 
@@ -168,7 +168,7 @@ class GradConTrainer:
         if error >= of_mean:
             warnings.warn(
                 f"after {steps} steps the reconstruction error is {error:.4f}, and that of the images' mean would be {of_mean:.4f}: the training has "
-                'collapsed, and its scores mean little; wanted a model with init="he", or another seed',
+                "collapsed, and its scores mean little; wanted a model that begins at the images' brightness (mean=brightness(images))",
                 CollapsedWarning,
                 stacklevel=3,
             )
@@ -212,7 +212,7 @@ class GradConTrainer:
             "settings": asdict(self.settings),
             "images": [list(self.images.shape), image_sum(self.images)],
             "decoder": self.decoder,
-            "init": self.model.init if isinstance(self.model, (ConvAutoencoder, ConvVAE)) else None,
+            "init": initial_weights(self.model),
         }
 
     def _write(self, path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gradfast.detectors.metrics import auroc
 from gradfast.errors import InputError
-from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE
+from gradfast.gradcon.autoencoders import ConvAutoencoder, ConvVAE, brightness
 from gradfast.gradcon.checkpoint import load_scorer
 from gradfast.gradcon.scores import GradConScorer
 from gradfast.gradcon.study.data import SIZE, OneClass
@@ -56,14 +56,25 @@ class Cell:
         return f"{self.data}/{self.model.replace(' ', '-')}/class{self.label}-seed{self.seed}"
 
 
-def make_model(name: str, channels: int, seed: int, init: str = "torch") -> nn.Module:
-    """A model of `MODELS` for 28 x 28 images, with weights drawn by ``seed`` as ``init`` says (`ConvAutoencoder`)."""
+def make_model(
+    name: str, channels: int, seed: int, init: str = "torch", images: Tensor | None = None
+) -> nn.Module:
+    """A model of `MODELS` for 28 x 28 images, with weights drawn by ``seed``.
+
+    ``init``: ``"torch"`` or ``"he"`` as for `ConvAutoencoder`; ``"mean"``: PyTorch's, and the output at the brightness of the training
+    ``images``.
+    """
     if name not in MODELS:
         raise InputError(f"model: got {name!r}; wanted one of {', '.join(MODELS)}")
+    mean = None
+    if init == "mean":
+        if images is None:
+            raise InputError('images: got None; wanted the training images, for init "mean"')
+        init, mean = "torch", brightness(images)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         build = ConvAutoencoder if MODELS[name][0] == "cae" else ConvVAE
-        model: nn.Module = build(channels, (SIZE, SIZE), init=init)
+        model: nn.Module = build(channels, (SIZE, SIZE), init=init, mean=mean)
     return model
 
 
@@ -109,7 +120,7 @@ def run_cell(
     if found is not None:
         return found
     trainer = GradConTrainer(
-        make_model(cell.model, data.train.images.shape[1], cell.seed, init),
+        make_model(cell.model, data.train.images.shape[1], cell.seed, init, images),
         images,
         settings,
         directory=folder,

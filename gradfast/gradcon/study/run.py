@@ -190,14 +190,17 @@ def _line(cell: Cell, data: OneClass, found: dict[str, Any]) -> str:
     return f"{cell.model} on {data.classes[cell.label]}, seed {cell.seed}: AUROC {areas}"
 
 
+_BEGINNINGS = {
+    "torch": "PyTorch's initial weights",
+    "mean": "PyTorch's initial weights, the output begun at the brightness of the training images",
+    "he": "He's initial weights",
+}
+
+
 def _beginnings(results: Iterable[dict[str, Any]]) -> str:
-    """What the weights were drawn from, where it was not PyTorch's way."""
+    """What the trainings began with, where it was not PyTorch's weights alone."""
     found = {r.get("init", "torch") for r in results}
-    return (
-        ""
-        if found <= {"torch"}
-        else ", initial weights: He's" + (" or PyTorch's" if "torch" in found else "")
-    )
+    return "" if found <= {"torch"} else "; " + " or ".join(_BEGINNINGS[name] for name in sorted(found))
 
 
 def _listed(values: Iterable[int]) -> str:
