@@ -21,12 +21,12 @@ from gradfast.gradcon import ConvAutoencoder, GradConLoss, GradConScorer
 Pair = tuple[Callable[[], object], Callable[[], object]]
 
 
-def training_pair(batch: int, channels: int) -> Pair:
-    """One step of plain training, and one with the constraint."""
+def training_pair(batch: int, channels: int, per_image: bool = False) -> Pair:
+    """One step of plain training, and one with the constraint, on the batch's gradient or each image's."""
     x = torch.rand(batch, channels, 28, 28)
     models = [ConvAutoencoder(channels) for _ in range(2)]
     optimizers = [torch.optim.Adam(m.parameters(), 1e-3) for m in models]
-    criterion = GradConLoss(models[1])
+    criterion = GradConLoss(models[1], per_image=per_image)
 
     def plain() -> None:
         optimizers[0].zero_grad()
@@ -113,6 +113,7 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(given.threads)
     plain, constrained = medians(training_pair(given.batch, given.channels), given.repeats)
+    beside, per_image = medians(training_pair(given.batch, given.channels, per_image=True), given.repeats)
     pair, least, difference = scoring(given.batch, given.channels, given.batches)
     loop, batched = medians(pair, max(3, given.repeats // 3))
     floor, _ = medians((least, pair[1]), given.repeats)
@@ -128,6 +129,10 @@ def main() -> None:
     print(
         f"| constrained step | {constrained[0]:.1f} | {constrained[1]:.1f} | "
         f"{constrained[0] / plain[0]:.2f} | {constrained[1] / plain[1]:.2f} |"
+    )
+    print(
+        f"| constrained step, per image | {per_image[0]:.1f} | {per_image[1]:.1f} | "
+        f"{per_image[0] / beside[0]:.2f} | {per_image[1] / beside[1]:.2f} |"
     )
     print(f"| scores, image by image | {loop[0]:.1f} | {loop[1]:.1f} | | |")
     print(
