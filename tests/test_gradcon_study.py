@@ -128,16 +128,25 @@ def test_figures_of_the_first_constrained_model(tiny: OneClass, tmp_path: Path) 
 
 def test_table_stands_beside_the_paper_and_leaves_blanks() -> None:
     results = [
-        {"data": "c", "class": i, "model": "CAE+Grad", "seed": 0, "epochs": 1, "last": {"gradient": 0.5}}
+        {
+            "data": "c",
+            "class": i,
+            "model": "CAE+Grad",
+            "seed": 0,
+            "epochs": 1,
+            "last": {"gradient": 0.5},
+            "best": {"gradient": 0.25},
+        }
         for i in range(10)
         if i != 3
     ]
     lines = class_table(results, [str(i) for i in range(10)], paper=True).splitlines()
     assert lines[2].startswith("| CAE+Grad | gradient | 0.500 |")
     assert lines[3].startswith("| | *paper* | *0.752* |")
-    assert lines[3].endswith("*0.661* |")
+    assert lines[2].endswith("| **0.500** | 0.250 |")
+    assert lines[3].endswith("*0.661* | |")
     half = [*results, {**results[0], "class": 3, "model": "VAE", "last": {"latent": 0.1}}]
-    assert class_table(half, [str(i) for i in range(10)]).splitlines()[2].endswith("|  |")
+    assert class_table(half, [str(i) for i in range(10)]).splitlines()[2].endswith("| 0.500 |  |  |")
 
 
 def test_the_papers_averages_are_those_of_its_classes() -> None:

@@ -24,8 +24,8 @@ __all__ = ["PROFILES", "Profile", "collect", "draw", "run", "write"]
 _PROTOCOL = (
     "AUROC, anomalies scored higher; one class normal, the others anomalous; all test images of the class and as many drawn from "
     "the others. Settings are the paper's (Adam 1e-3, constraint weight 0.03, a tenth of the normal training images "
-    "held out); none was tuned on test images. Standardised and refreshed are not the paper's scores. Tested after the last epoch; the CSV also has the epoch with the lowest loss on "
-    "held-out normal images, which is what the published code keeps. ± is half the 95% t-interval over seeds."
+    "held out); none was tuned on test images. Standardised and refreshed are not the paper's scores. Tested after the last epoch, and at the best one, with the lowest loss on "
+    "held-out normal images, which is what the published code keeps (by class in the CSV). ± is half the 95% t-interval over seeds."
 )
 
 _ABOUT_PER_IMAGE = (

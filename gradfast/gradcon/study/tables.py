@@ -74,23 +74,24 @@ def class_table(
 ) -> str:
     """Markdown: AUROC by normal class and on average; with ``paper``, the paper's figure under each of its rows.
 
-    A blank is a cell that was not run. An average is given where every class was run.
+    A blank is a cell that was not run. An average is given where every class was run. The last column is the average at the best epoch (the
+    lowest loss on held-out normal images).
     """
     labels = sorted({r["class"] for r in results})
     lines = [
-        "| model | score | " + " | ".join(classes[i] for i in labels) + " | average |",
-        "|---|---|" + "---|" * (len(labels) + 1),
+        "| model | score | " + " | ".join(classes[i] for i in labels) + " | average | at the best epoch |",
+        "|---|---|" + "---|" * (len(labels) + 2),
     ]
     for row in rows_of(results):
-        mean = summarise(results, row, None, at)
+        mean, best = summarise(results, row, None, at), summarise(results, row, None, "best")
         cells = [summarise(results, row, label, at) for label in labels]
         shown = ["" if c is None else f"{c[0]:.3f}" for c in cells]
         lines.append(
-            f"| {row[0]} | {row[1]} | {' | '.join(shown)} | {'' if mean is None else f'**{mean}**'} |"
+            f"| {row[0]} | {row[1]} | {' | '.join(shown)} | {'' if mean is None else f'**{mean}**'} | {'' if best is None else best} |"
         )
         if paper and row in PAPER:
             figures = [f"{PAPER[row][i]:.3f}" for i in (*labels, -1)]
-            lines.append(f"| | *paper* | {' | '.join(f'*{f}*' for f in figures)} |")
+            lines.append(f"| | *paper* | {' | '.join(f'*{f}*' for f in figures)} | |")
     return "\n".join(lines)
 
 
