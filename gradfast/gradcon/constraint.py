@@ -130,7 +130,7 @@ class GradConLoss(nn.Module):
         momentum: see `GradientReference`.
         reference: whose gradients are averaged: ``"total"`` loss, or ``"reconstruction"`` error.
         per_image: constrain the direction of each image's gradient, as the score looks at it, in place of the batch's. Not the paper's; a step
-            takes 2.4 times as long, and memory for the gradients of a batch's images.
+            takes 2.4 to 2.8 times as long, and memory for the gradients of a batch's images.
 
     Raises:
         InputError: no decoder tensor selected, one that is frozen, or a number out of range.

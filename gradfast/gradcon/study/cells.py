@@ -26,7 +26,7 @@ from gradfast.gradcon.training import (
     split_rows,
 )
 
-__all__ = ["MODELS", "PAPERS", "Cell", "make_model", "read_kept", "run_cell"]
+__all__ = ["MODELS", "PAPERS", "Cell", "constrained", "make_model", "read_kept", "run_cell"]
 
 # Name: (architecture, what is constrained). The last two are not the paper's.
 MODELS = {
@@ -40,6 +40,11 @@ MODELS = {
 PAPERS = ("CAE", "CAE+Grad", "VAE", "VAE+Grad")
 _WEIGHT = 0.03
 REFRESHED, STANDARDISED = "gradient, reference refreshed", "gradient, standardised"
+
+
+def constrained(model: str) -> str | None:
+    """What is constrained in a model of `MODELS`: the ``"batch"``'s gradient, each ``"image"``'s, or, as in any baseline, nothing."""
+    return MODELS.get(model, ("", None))[1]
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,12 @@ def run_cell(
     """
     folder = directory / cell.folder
     kept = folder / f"result-{epochs}.json"
-    constrained = MODELS[cell.model][1]
+    on = constrained(cell.model)
     settings = TrainingSettings(
         batch_size=batch_size,
-        weight=0.0 if constrained is None else _WEIGHT,
+        weight=0.0 if on is None else _WEIGHT,
         seed=cell.seed,
-        per_image=constrained == "image",
+        per_image=on == "image",
     )
     images = data.normal(cell.label, limit, cell.seed)
     inside, outside = data.tested(cell.label, cell.seed)

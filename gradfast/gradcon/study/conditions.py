@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from gradfast.corruptions import CORRUPTIONS, LEVELS, corrupt
 from gradfast.detectors.metrics import auroc
 from gradfast.gradcon.checkpoint import load_scorer, read_checkpoint
-from gradfast.gradcon.study.cells import Cell
+from gradfast.gradcon.study.cells import Cell, constrained
 from gradfast.gradcon.study.data import OneClass
 from gradfast.gradcon.training import TrainingSettings, as_float, split_rows
 
@@ -79,8 +79,8 @@ def condition_table(results: list[dict[str, Any]]) -> str:
     for name in results[0]["auroc"]:
         for model in models:
             mine = [r for r in results if r["model"] == model]
-            constrained = ("gradient", "standardised") if "+Grad" in model else ()
-            for score in ("reconstruction", *constrained):
+            of_gradient = ("gradient", "standardised") if constrained(model) else ()
+            for score in ("reconstruction", *of_gradient):
                 if not all(score in r["auroc"][name] for r in mine):
                     continue
                 areas = np.mean([r["auroc"][name][score] for r in mine], axis=0)

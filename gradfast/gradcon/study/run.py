@@ -12,7 +12,7 @@ from torch import nn
 from gradfast.errors import InputError
 from gradfast.gradcon.checkpoint import load_scorer, read_checkpoint
 from gradfast.gradcon.study.baselines import BASELINES, PADIM, run_baseline
-from gradfast.gradcon.study.cells import PAPERS, Cell, cells, run_cell
+from gradfast.gradcon.study.cells import PAPERS, Cell, cells, constrained, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
 from gradfast.gradcon.study.data import OneClass
 from gradfast.gradcon.study.plots import figure_files
@@ -130,7 +130,7 @@ def write(
         f"{_listed(r['train_images'] for r in trained)} normal training images, seeds {_listed(s for _, s in runs)}"
         f"{_beginnings(trained)}."
     ]
-    if any("per image" in r["model"] for r in results):
+    if any(constrained(r["model"]) == "image" for r in results):
         text += ["", _ABOUT_PER_IMAGE]
     if any(r["model"] == PADIM for r in results):
         text += ["", _ABOUT_PADIM]
@@ -153,7 +153,7 @@ def write(
 
 def draw(data: OneClass, results: Sequence[dict[str, Any]], directory: Path, out: Path) -> list[Path]:
     """Figures of the first constrained model among the results, into ``out``; none where there is no such model."""
-    shown = next((r for r in results if "+Grad" in r["model"]), None)
+    shown = next((r for r in results if constrained(r["model"])), None)
     if shown is None:
         return []
     cell = Cell(shown["data"], shown["class"], shown["model"], shown["seed"])
