@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,91 @@ from gradfast.gradcon import (
     GradConTrainer,
     TrainingSettings,
     load_scorer,
+    per_image,
 )
+from gradfast.gradcon.per_image import image_gradients
 
 SIZE = (8, 8)
 
 
+class Decoded(nn.Module):
+    """An encoder to ``width`` features, and a decoder from ``grid`` of them to images."""
+
+    def __init__(self, decoder: nn.Module, grid: tuple[int, ...] = (4, 2, 2)) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, math.prod(grid)), nn.Unflatten(1, grid))
+        self.decoder = decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.decoder(self.encoder(x)).view_as(x)
+        return out
+
+
+class Shared(nn.Module):
+    """One convolution, twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(16, 64)
+
+    def forward(self, h: Tensor) -> Tensor:
+        out: Tensor = self.last(self.twice(self.twice(h).tanh()).flatten(1))
+        return out
+
+
+class Squared(nn.Module):
+    """A weight that is not used as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, 16) / 4)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return F.linear(h.flatten(1), self.weight.square())
+
+
+def _flat(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(64))
+
+
+# Decoders whose gradients are taken from factors, and such as torch.func.vmap has to map.
+KNOWN = {
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 64, bias=False)),
+    "convolution": lambda: _flat(nn.Conv2d(4, 6, 3, stride=2, padding=2, dilation=2)),
+    "many positions": lambda: nn.Sequential(
+        nn.Upsample(scale_factor=4), nn.Conv2d(4, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 1, 1)
+    ),
+    "transposed": lambda: _flat(
+        nn.ConvTranspose2d(4, 3, (3, 4), stride=(2, 3), padding=1, output_padding=(1, 2))
+    ),
+    "inplace": lambda: nn.Sequential(
+        nn.ConvTranspose2d(4, 3, 2, 2), nn.ReLU(inplace=True), nn.ConvTranspose2d(3, 1, 2, 2)
+    ),
+}
+MAPPED = {
+    "groups": lambda: _flat(nn.Conv2d(4, 4, 1, groups=2)),
+    "one dimension": lambda: _flat(nn.Flatten(2), nn.Conv1d(4, 4, 3)),
+    "shared": Shared,
+    "by position": lambda: _flat(nn.Linear(2, 3)),
+    "squared": Squared,
+}  # fmt: skip
+
+
 def images(n: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(n, 1, *SIZE, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+
+@pytest.fixture
+def mapped(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batches whose gradients were formed by torch.func.vmap."""
+    seen: list[int] = []
+
+    def counted(model: nn.Module, x: Tensor, weights: Mapping[str, Tensor]) -> object:
+        seen.append(len(x))
+        return image_gradients(model, x, weights)
+
+    monkeypatch.setattr(per_image, "image_gradients", counted)
+    return seen
 
 
 def trained(model: nn.Module, **options: object) -> GradConLoss:
@@ -52,17 +132,89 @@ def one_by_one(model: nn.Module, criterion: GradConLoss, x: Tensor) -> Tensor:
     return torch.stack(errors).mean() - criterion.weight * torch.stack(cosines).mean()
 
 
-def test_the_total_and_its_gradients_are_those_of_one_image_at_a_time() -> None:
-    torch.manual_seed(0)
-    model = ConvAutoencoder(1, SIZE).double()
-    criterion, x = trained(model), images(dtype=torch.float64)
-    parameters = list(model.parameters())
-    wanted = torch.autograd.grad(one_by_one(model, criterion, x), parameters)
+def one_constraint(model: nn.Module, criterion: GradConLoss, x: Tensor) -> Tensor:
+    """The constraint alone, an image at a time."""
+    errors = torch.stack([F.mse_loss(model(image), image) for image in x.split(1)]).mean()
+    return (one_by_one(model, criterion, x) - errors) / criterion.weight
+
+
+def check(model: nn.Module, **options: object) -> None:
+    """The total and its gradients are those of one image at a time."""
+    x = images(dtype=torch.float64)
+    model(x.to(next(model.parameters()).dtype))  # lazy layers
+    model = model.double()
+    criterion, parameters = trained(model, **options), list(model.parameters())
+    alone = one_by_one(model, criterion, x)
+    wanted = torch.autograd.grad(alone, parameters)
     terms = criterion.eval()(x)
-    assert torch.allclose(terms.total, one_by_one(model, criterion, x), rtol=1e-12)
-    found = torch.autograd.grad(terms.total, parameters)
-    for a, b in zip(found, wanted, strict=True):
+    assert torch.allclose(terms.total, alone, rtol=1e-12)
+    assert terms.defined.all()
+    for a, b in zip(torch.autograd.grad(terms.total, parameters), wanted, strict=True):
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-14)
+
+
+def test_the_total_and_its_gradients_are_those_of_one_image_at_a_time(mapped: list[int]) -> None:
+    torch.manual_seed(0)
+    check(ConvAutoencoder(1, SIZE))
+    assert not mapped
+
+
+@pytest.mark.parametrize("decoder", KNOWN.values(), ids=KNOWN)
+def test_gradients_from_factors(decoder: Callable[[], nn.Module], mapped: list[int]) -> None:
+    torch.manual_seed(0)
+    check(Decoded(decoder()), weight=0.5)
+    assert not mapped
+
+
+@pytest.mark.parametrize("decoder", MAPPED.values(), ids=MAPPED)
+def test_gradients_that_have_no_factors_are_mapped(
+    decoder: Callable[[], nn.Module], mapped: list[int]
+) -> None:
+    torch.manual_seed(0)
+    check(Decoded(decoder()), weight=0.5)
+    assert mapped
+
+
+def test_a_model_that_changes_is_looked_at_again(mapped: list[int]) -> None:
+    class Mixing(nn.Module):
+        mixes = False
+
+        def forward(self, h: Tensor) -> Tensor:
+            return h - h.mean(0) if self.mixes else h.tanh()
+
+    torch.manual_seed(0)
+    mixing = Mixing()
+    model = Decoded(nn.Sequential(nn.Flatten(), nn.Linear(16, 16), mixing, nn.Linear(16, 64)))
+    criterion = trained(model).eval()
+    criterion(images())
+    assert not mapped
+    mixing.mixes = True
+    assert torch.allclose(
+        criterion(images()).constraint, one_constraint(model, criterion, images()), atol=1e-6
+    )
+    assert mapped == [5]
+
+
+def test_errors_whose_squares_underflow_have_a_direction() -> None:
+    torch.manual_seed(0)
+    model = Decoded(nn.Linear(16, 64), (16,))
+    nn.init.zeros_(model.encoder[1].bias)
+    nn.init.zeros_(model.decoder.bias)
+    criterion = trained(model).eval()
+    terms, small = criterion(images()), criterion(1e-18 * images())
+    assert small.defined.all()
+    assert torch.allclose(small.cosines, terms.cosines, atol=1e-5)
+
+
+def test_an_image_alone_and_values_without_a_graph() -> None:
+    torch.manual_seed(0)
+    model = ConvAutoencoder(1, SIZE)
+    criterion = trained(model).eval()
+    each = torch.stack([criterion(image).constraint.detach() for image in images().split(1)])
+    with torch.inference_mode():
+        terms = criterion(images())
+    assert not terms.total.requires_grad
+    assert float(terms.constraint) == pytest.approx(float(each.mean()), abs=1e-6)
 
 
 @pytest.mark.parametrize("build", [ConvAutoencoder, ConvVAE])
@@ -131,6 +283,26 @@ def test_a_weight_that_no_image_reaches_does_not_stop_the_reference() -> None:
     resumed.load_state_dict(criterion.state_dict())
     resumed(images()).total.backward()
     assert int(resumed.reference.count) == 4
+
+
+@pytest.mark.parametrize("decoder", [KNOWN["linear"], MAPPED["shared"]], ids=["factors", "mapped"])
+def test_a_training_with_dropout_resumes_bit_for_bit(
+    decoder: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    settings = TrainingSettings(batch_size=8, validation=0.25, per_image=True)
+
+    def trainer(folder: Path) -> GradConTrainer:
+        torch.manual_seed(0)
+        model = Decoded(nn.Sequential(nn.Dropout(0.5), decoder()))
+        return GradConTrainer(model, images(32), settings, directory=folder)
+
+    unbroken = trainer(tmp_path / "a")
+    unbroken.fit(2)
+    trainer(tmp_path / "b").fit(1)
+    resumed = trainer(tmp_path / "b")
+    resumed.fit(2)
+    a, b = (t.model.state_dict() for t in (unbroken, resumed))
+    assert all(torch.equal(a[n], b[n]) for n in a)
 
 
 def test_training_resumes_bit_for_bit_and_scores(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def train(
     per_image: Annotated[
         bool,
         typer.Option(
-            help="Constrain each image's gradient in place of the batch's: higher scores on MNIST, 2.4 to 2.8 times the time."
+            help="Constrain each image's gradient in place of the batch's: higher scores on MNIST, 1.5 to 1.8 times the time."
         ),
     ] = False,
     init: InitOption = Init.torch,

@@ -28,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from gradfast.engine.host import keep_freed_memory
 from gradfast.errors import InputError, describe
 from gradfast.gradcon.autoencoders import Reconstruction, decoder_weights, kl_weight, reconstruct
-from gradfast.gradcon.per_image import image_cosines, image_gradients
+from gradfast.gradcon.per_image import ImageGradients
 
 __all__ = ["GradConLoss", "GradConTerms", "GradientReference"]
 
@@ -130,11 +130,12 @@ class GradConLoss(nn.Module):
         momentum: see `GradientReference`.
         reference: whose gradients are averaged: ``"total"`` loss, or ``"reconstruction"`` error.
         per_image: constrain the direction of each image's gradient, as the score looks at it, in place of the batch's. Not the paper's; a step
-            takes 2.4 to 2.8 times as long, and memory for the gradients of a batch's images.
+            takes 1.5 to 1.8 times as long with convolutions and linear maps, 2.4 to 2.8 times with decoders of other operations, for which
+            `torch.func.vmap` forms the gradients of a batch's images.
 
     Raises:
         InputError: no decoder tensor selected, one that is frozen, or a number out of range.
-        ModelError: at a call, where the model's output is not of its input's shape, or ``per_image`` with a model that `torch.func.vmap` cannot map.
+        ModelError: at a call, where the model's output is not of its input's shape, or ``per_image`` with one that `torch.func.vmap` would have to map and cannot.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class GradConLoss(nn.Module):
         self.weight, self.of_total, self.per_image = weight, reference == "total", per_image
         self.reference = GradientReference(weights, momentum)
         self._model = (model,)  # in a tuple, so that it is no submodule
+        self._images = ImageGradients()
         self._capture: _Capture | None = None
         self._reached: frozenset[str] = frozenset()  # weights on which the last batch depends
 
@@ -220,21 +222,15 @@ class GradConLoss(nn.Module):
 
     def _constrain_images(self, x: Tensor, graph: bool) -> tuple[Reconstruction, Tensor, Tensor, Tensor]:
         """The reconstructions, the constraint on each image's gradient, the mean cosines [L], and which are defined for all images [L]."""
-        weights = self._weights()
-        with torch.set_grad_enabled(graph):
-            out, gradients = image_gradients(self._model[0], x, weights)
-        if graph and not self._reached:  # a training taken up: its first batch was another object's
-            found = torch.autograd.grad(
-                out.output.sum(), list(weights.values()), retain_graph=True, allow_unused=True
-            )
-            self._reached = frozenset(n for n, g in zip(weights, found, strict=True) if g is not None)
-        reference = self.reference.as_dict()
-        pairs = [image_cosines(gradients[name], reference[name]) for name in weights]
-        cosines = torch.stack([c.mean() for c, _ in pairs])
-        defined = torch.stack([d.all() for _, d in pairs])
-        if graph and self.training and not self.of_total:
-            self.reference.update({name: g.detach().mean(0) for name, g in gradients.items()})
-        return out, -cosines.mean(), cosines.detach(), defined
+        learn = graph and self.training and not self.of_total
+        found = self._images.angles(
+            self._model[0], x, self._weights(), self.reference.as_dict(), graph=graph, means=learn
+        )
+        self._reached = self._images.reached
+        if found.means is not None:
+            self.reference.update(found.means)
+        cosines = found.cosines.mean(0)
+        return found.out, -cosines.mean(), cosines.detach(), found.defined.all(0)
 
     def _watch(self, total: Tensor) -> None:
         """Takes the gradients that the backward of ``total`` brings to the weights into the reference."""

@@ -2,16 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from gradfast.errors import ModelError
-from gradfast.gradcon.autoencoders import Reconstruction, as_reconstruction
+from gradfast.gradcon.autoencoders import Reconstruction, as_reconstruction, reconstruct
+from gradfast.gradcon.factors import Factors, factors_of
+from gradfast.record import Graph, trace
 
-__all__ = ["image_cosines", "image_gradients"]
+__all__ = ["ImageAngles", "ImageGradients", "image_cosines", "image_gradients"]
+
+# Of a gradient's length, between factors and autograd: rounding is a hundredth of it in float32, a sample that mixes with others far more.
+_NEAR = {torch.float64: 1e-8, torch.float32: 1e-4}
+
+
+class ImageAngles(NamedTuple):
+    """Of images [B, ...]: reconstructions, cosines to the reference [B, L], which are defined [B, L], and the mean gradients by weight,
+    where they were asked for.
+    """
+
+    out: Reconstruction
+    cosines: Tensor
+    defined: Tensor
+    means: dict[str, Tensor] | None
+
+
+class ImageGradients:
+    """The angles of the images of batches of one model, from `Factors` where its operations are known, else from `torch.func.vmap`.
+
+    Which of the two is told by the first batch, and by one whose graph differs from those before: there the factors' gradients of two
+    images are compared with autograd's, which also tells a model whose images mix.
+    """
+
+    def __init__(self) -> None:
+        self._checked: set[Hashable] = set()
+        self._mapped = False  # by vmap, from now on
+        # Weights on which the last batch depends.
+        self.reached: frozenset[str] = frozenset()
+
+    def angles(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        weights: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor],
+        *,
+        graph: bool,
+        means: bool = False,
+    ) -> ImageAngles:
+        """Differentiable with ``graph``.
+
+        Raises:
+            ModelError: a model that neither way serves, such as one with BatchNorm in train mode.
+        """
+        if not self._mapped:
+            drawn = _random_states(x)
+            with torch.enable_grad():
+                found = self._from_factors(model, x, weights, reference, graph, means)
+            if found is not None:
+                return found
+            self._mapped = True
+            _put_back(x, drawn)
+        return self._from_map(model, x, weights, reference, graph, means)
+
+    def _from_factors(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        weights: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor],
+        create_graph: bool,
+        means: bool,
+    ) -> ImageAngles | None:
+        out = reconstruct(model, x)
+        errors = out.errors(x)
+        if errors.grad_fn is None:
+            return None
+        graph = trace(errors, dict(model.named_parameters()), (), weights)
+        factors = factors_of(graph, errors, weights, create_graph=create_graph)
+        if not factors or not self._holds(graph, errors, weights, factors):
+            return None
+        self.reached = frozenset(factors)
+        idle = errors.new_zeros(len(errors)), torch.zeros_like(errors, dtype=torch.bool)
+        pairs = [factors[name].cosines(reference[name]) if name in factors else idle for name in weights]
+        return ImageAngles(
+            out,
+            torch.stack([c for c, _ in pairs], 1),
+            torch.stack([d for _, d in pairs], 1),
+            {n: factors[n].mean() if n in factors else torch.zeros_like(w) for n, w in weights.items()}
+            if means
+            else None,
+        )
+
+    def _holds(
+        self, graph: Graph, errors: Tensor, weights: Mapping[str, Tensor], factors: Mapping[str, Factors]
+    ) -> bool:
+        """Whether the factors give the gradients of the first and the last image."""
+        kind = tuple(
+            (n.name, n.parameter, tuple(e and (e[0].order, e[1]) for e in n.edges)) for n in graph.nodes
+        )
+        if kind in self._checked:
+            return True
+        if any(_normalises_batch(node.fn) for node in graph.nodes):
+            return False
+        for image in {0, len(errors) - 1}:
+            own = torch.autograd.grad(errors[image], [weights[name] for name in factors], retain_graph=True)
+            for g, f in zip(own, factors.values(), strict=True):
+                difference = torch.linalg.vector_norm(f.of_image(image) - g, dtype=torch.float64)
+                length = torch.linalg.vector_norm(g, dtype=torch.float64)
+                if bool(length.isfinite()) and not bool(difference <= _NEAR.get(g.dtype, 1e-2) * length):
+                    return False
+        self._checked.add(kind)
+        return True
+
+    def _from_map(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        weights: Mapping[str, Tensor],
+        reference: Mapping[str, Tensor],
+        graph: bool,
+        means: bool,
+    ) -> ImageAngles:
+        with torch.set_grad_enabled(graph):
+            out, gradients = image_gradients(model, x, weights)
+        if graph and not self.reached:
+            found = torch.autograd.grad(
+                out.output.sum(), list(weights.values()), retain_graph=True, allow_unused=True
+            )
+            self.reached = frozenset(n for n, g in zip(weights, found, strict=True) if g is not None)
+        pairs = [image_cosines(gradients[name], reference[name]) for name in weights]
+        return ImageAngles(
+            out,
+            torch.stack([c for c, _ in pairs], 1),
+            torch.stack([d for _, d in pairs], 1),
+            {name: g.detach().mean(0) for name, g in gradients.items()} if means else None,
+        )
 
 
 def image_gradients(
@@ -19,7 +149,7 @@ def image_gradients(
 ) -> tuple[Reconstruction, dict[str, Tensor]]:
     """The reconstructions of images [B, ...], and the gradients of each one's mean squared error, [B, *shape] by weight.
 
-    Unlike `gradfast.grad_norms` it forms the gradients, for the derivative of the constraint needs them: B times ``weights`` in memory.
+    It forms the gradients: B times ``weights`` in memory.
 
     Raises:
         ModelError: a model that `torch.func.vmap` cannot map over its images, such as one with BatchNorm in train mode.
@@ -55,3 +185,19 @@ def image_cosines(gradients: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]
     unit = r / torch.where(past > 0, past, 1)
     cosines = (g @ unit).double() / torch.where(defined, lengths, 1)
     return torch.where(defined, cosines, 0).to(g.dtype), defined
+
+
+def _normalises_batch(fn: object) -> bool:
+    """Whether a node of autograd's takes its statistics from the batch: in a large one too little of a sample for the comparison to see."""
+    return "BatchNorm" in type(fn).__name__ and bool(getattr(fn, "_saved_training", True))
+
+
+def _random_states(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    return torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+
+
+def _put_back(x: Tensor, states: tuple[Tensor, Tensor | None]) -> None:
+    """What a model drew in vain is drawn again: a training that is taken up has its first batch elsewhere."""
+    torch.set_rng_state(states[0])
+    if states[1] is not None:
+        torch.cuda.set_rng_state(states[1], x.device)
