@@ -287,7 +287,8 @@ def _parse_targets(contrast: ContrastLike) -> Tensor:
     targets = contrast.detach()
     if not targets.is_floating_point():
         targets = targets.to(torch.get_default_dtype())
-    broken = int((~targets.isfinite()).sum())
+    # A sum is finite only of finite values, and takes one pass; that of finite ones may overflow.
+    broken = 0 if bool(targets.sum().isfinite()) else int((~targets.isfinite()).sum())
     if broken:
         raise InputError(
             f"contrast: got {describe(contrast)} with {broken} values that are NaN or infinite; wanted finite targets"

@@ -234,6 +234,15 @@ def test_a_nan_sample_spoils_no_other() -> None:
             torch.testing.assert_close(v[:, [0, 2, 3]], expected[:, [0, 2, 3]])
 
 
+def test_targets_are_finite_though_their_sum_is_not() -> None:
+    targets = torch.full((2, K), 3e38)
+    assert not targets.sum().isfinite()
+    assert Contrast.parse(targets, "mse").targets is not None
+    for pair in ((torch.inf, -torch.inf), (torch.nan, 0.0)):
+        with pytest.raises(InputError, match="values that are NaN or infinite"):
+            Contrast.parse(torch.tensor([[*pair, *[0.0] * (K - 2)]]), "mse")
+
+
 @pytest.mark.parametrize(
     ("arguments", "named", "came", "wanted"),
     [
