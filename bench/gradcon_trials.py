@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from gradfast.detectors.metrics import auroc
 from gradfast.gradcon import GradConScorer, GradConTrainer, TrainingSettings
+from gradfast.gradcon.constraint import REFERENCES
 from gradfast.gradcon.study.cells import make_model
 from gradfast.gradcon.study.data import OneClass, from_spec, split_off
 from gradfast.gradcon.training import as_float
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--weight", type=float, default=0.03)
     parser.add_argument("--momentum", type=float)
-    parser.add_argument("--reference", default="total", choices=("total", "reconstruction"))
+    parser.add_argument("--reference", default="total", choices=REFERENCES)
     parser.add_argument("--per-image", action="store_true", help="constrain each image's gradient")
     parser.add_argument("--init", default="torch", choices=("torch", "he", "mean"))
     parser.add_argument("--limit", type=int, help="normal training images to use at most")

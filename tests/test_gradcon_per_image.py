@@ -261,6 +261,27 @@ def test_the_reference_takes_every_batch_in(reference: str) -> None:
         assert torch.allclose(criterion.reference.as_dict()[name], (before[name] + g) / 2, atol=1e-7)
 
 
+@pytest.mark.parametrize("decoder", [KNOWN["linear"], KNOWN["many positions"], MAPPED["shared"]])
+def test_the_reference_can_be_the_mean_direction_of_the_images(decoder: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = Decoded(decoder())
+    criterion = GradConLoss(model, per_image=True, reference="direction")
+    weights, batches = dict(model.named_parameters()), images(9).split(5)
+    wanted: dict[str, Tensor] = {}
+    for batch in batches:
+        terms = criterion(batch)
+        assert bool(terms.defined.any()) == (batch is not batches[0])
+        for image in batch.split(1):
+            error = F.mse_loss(model(image), image)
+            for name in criterion.reference.names:
+                (g,) = torch.autograd.grad(error, weights[name], retain_graph=True)
+                unit = g / torch.linalg.vector_norm(g)
+                wanted[name] = wanted.get(name, torch.zeros_like(g)) + unit / (len(batch) * len(batches))
+    for name, r in criterion.reference.as_dict().items():
+        assert torch.allclose(r, wanted[name].float(), atol=1e-6)
+    assert int(criterion.reference.count) == 2
+
+
 def test_a_weight_that_no_image_reaches_does_not_stop_the_reference() -> None:
     class Idle(nn.Module):
         def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import json
 import re
 import struct
 from dataclasses import replace
@@ -64,6 +65,13 @@ def test_a_kept_cell_is_not_that_of_other_settings(tiny: OneClass, tmp_path: Pat
         run_cell(cell, tiny, tmp_path, 2, batch_size=4)
     with pytest.raises(InputError, match="with init torch; this one has he"):
         run_cell(cell, tiny, tmp_path, 2, batch_size=8, init="he")
+    with pytest.raises(InputError, match="with reference total; this one has direction"):
+        run_cell(cell, tiny, tmp_path, 2, batch_size=8, reference="direction")
+    kept = tmp_path / cell.folder / "result-2.json"  # one of a version without the choice
+    kept.write_text(json.dumps({k: v for k, v in json.loads(kept.read_text()).items() if k != "reference"}))
+    with pytest.raises(InputError, match="with reference total; this one has direction"):
+        run_cell(cell, tiny, tmp_path, 2, batch_size=8, reference="direction")
+    run_cell(cell, tiny, tmp_path, 2, batch_size=8)
     with pytest.raises(InputError, match=r"holds a training with init torch; this one has he"):
         run_cell(cell, tiny, tmp_path, 3, batch_size=8, init="he")
     with pytest.raises(InputError, match="with train_images 14; this one has 9"):
@@ -111,6 +119,19 @@ def test_the_initial_weights_are_said(tiny: OneClass, tmp_path: Path) -> None:
     assert he[0]["history"] != plain[0]["history"]
     text = write(tiny, he, tmp_path / "he", tmp_path / "out")[0].read_text()
     assert "seeds 0; He's initial weights." in text
+
+
+def test_another_reference_is_said(tiny: OneClass, tmp_path: Path) -> None:
+    profile = replace(PROFILES["quick"], epochs=2, models=("CAE+Grad",), baselines=(), conditions=False)
+    profile = replace(profile, batch_size=8, reference="direction")
+    directions = run(tiny, profile, tmp_path / "direction")
+    total = run(tiny, replace(profile, reference="total"), tmp_path / "total")
+    assert directions[0]["history"] != total[0]["history"]
+    text = write(tiny, directions, tmp_path / "direction", tmp_path / "out")[0].read_text()
+    assert "mean of the gradients scaled to length one. Not the paper's." in text
+    assert (
+        "scaled to length one" not in write(tiny, total, tmp_path / "total", tmp_path / "out")[0].read_text()
+    )
 
 
 def test_figures_of_the_first_constrained_model(tiny: OneClass, tmp_path: Path) -> None:

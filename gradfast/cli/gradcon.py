@@ -30,6 +30,14 @@ class Init(str, Enum):
     mean = "mean"
 
 
+class Of(str, Enum):
+    """What is averaged in the reference."""
+
+    total = "total"
+    reconstruction = "reconstruction"
+    direction = "direction"
+
+
 class Model(str, Enum):
     """Architectures by name."""
 
@@ -60,6 +68,13 @@ InitOption = Annotated[
         "without which most trainings on dark images collapse; he, He's weights."
     ),
 ]
+ReferenceOption = Annotated[
+    Of,
+    typer.Option(
+        help="Mean of the gradients of: total, the whole loss, as in the published code; reconstruction, the error alone; "
+        "direction, the same scaled to length one."
+    ),
+]
 ChannelsOption = Annotated[Channels, typer.Option(help="1 for grey, 3 for RGB.")]
 
 
@@ -86,6 +101,7 @@ def train(
             help="Constrain each image's gradient in place of the batch's: higher scores on MNIST, 1.5 to 1.8 times the time."
         ),
     ] = False,
+    reference: ReferenceOption = Of.total,
     init: InitOption = Init.torch,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, batches and draws.")] = 0,
     limit: Annotated[
@@ -112,7 +128,9 @@ def train(
     trainer = GradConTrainer(
         make_model(model.value.upper(), normal_images.shape[1], seed, init.value, normal_images),
         normal_images,
-        TrainingSettings(batch_size=batch_size, weight=weight, seed=seed, per_image=per_image),
+        TrainingSettings(
+            batch_size=batch_size, weight=weight, reference=reference.value, seed=seed, per_image=per_image
+        ),
         directory=out,
     )
     with Progress(console=Console(stderr=True), disable=not progress) as bar:
@@ -213,6 +231,7 @@ def study(
             min=1, help="Images per step, by default as in the paper; fewer images want smaller batches."
         ),
     ] = 64,
+    reference: ReferenceOption = Of.total,
     init: InitOption = Init.torch,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, in place of the profile's.")
@@ -252,6 +271,7 @@ def study(
         epochs=epochs or chosen.epochs,
         batch_size=batch_size,
         init=init.value,
+        reference=reference.value,
         limit=limit or chosen.limit,
         seeds=tuple(range(seeds)) if seeds else chosen.seeds,
         models=tuple(model) if model else chosen.models,

@@ -11,7 +11,9 @@ cosine's g_l are those of the reconstruction error alone); ``reference="reconstr
 batch has no reference, and so no constraint. A batch enters the r_l after its cosines were taken, with its gradients as they
 were before the step.
 
-``per_image=True`` is ours: the mean over l of the mean over a batch's images of -cos(their own gradients, r_l), which is what the score is of.
+``per_image=True`` and ``reference="direction"`` are ours. The first constrains the mean over l of the mean over a batch's images of -cos(their own
+gradients, r_l), which is what the score is of. The second averages gradients scaled to length one, whose mean has the largest mean cosine to all of
+them; of a plain mean the first, large gradients are most.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from torch.utils.hooks import RemovableHandle
 from gradfast.engine.host import keep_freed_memory
 from gradfast.errors import InputError, describe
 from gradfast.gradcon.autoencoders import Reconstruction, decoder_weights, kl_weight, reconstruct
-from gradfast.gradcon.per_image import ImageGradients
+from gradfast.gradcon.per_image import ImageGradients, Mean, directions
 
-__all__ = ["GradConLoss", "GradConTerms", "GradientReference"]
+__all__ = ["REFERENCES", "GradConLoss", "GradConTerms", "GradientReference"]
+
+REFERENCES = ("total", "reconstruction", "direction")
 
 
 class GradConTerms(NamedTuple):
@@ -128,7 +132,8 @@ class GradConLoss(nn.Module):
         decoder: name, prefix or glob pattern of the decoder's parameters; its weight tensors are constrained.
         weight: of the constraint; the paper's 0.03. Zero: plain training that keeps a reference.
         momentum: see `GradientReference`.
-        reference: whose gradients are averaged: ``"total"`` loss, or ``"reconstruction"`` error.
+        reference: whose gradients are averaged: the ``"total"`` loss's, or the ``"reconstruction"`` error's. ``"direction"``: the latter's, each
+            batch's (with ``per_image`` each image's) scaled to length one, so that none weighs more than another; not the paper's.
         per_image: constrain the direction of each image's gradient, as the score looks at it, in place of the batch's. Not the paper's; a step
             takes 1.5 to 1.8 times as long with convolutions and linear maps, 2.4 to 2.8 times with decoders of other operations, for which
             `torch.func.vmap` forms the gradients of a batch's images.
@@ -151,15 +156,17 @@ class GradConLoss(nn.Module):
         super().__init__()
         if weight < 0:
             raise InputError(f"weight: got {describe(weight)}; wanted zero or more, e.g. 0.03")
-        if reference not in ("reconstruction", "total"):
-            raise InputError(f'reference: got {describe(reference)}; wanted "reconstruction" or "total"')
+        if reference not in REFERENCES:
+            wanted = ", ".join(f'"{name}"' for name in REFERENCES)
+            raise InputError(f"reference: got {describe(reference)}; wanted one of {wanted}")
         weights = decoder_weights(model, decoder)
         frozen = [name for name, p in weights.items() if not p.requires_grad]
         if frozen:
             raise InputError(
                 f"decoder: {', '.join(frozen)} do not want gradients; wanted weights that are trained"
             )
-        self.weight, self.of_total, self.per_image = weight, reference == "total", per_image
+        self.weight, self.per_image = weight, per_image
+        self.of_total, self.of_directions = reference == "total", reference == "direction"
         self.reference = GradientReference(weights, momentum)
         self._model = (model,)  # in a tuple, so that it is no submodule
         self._images = ImageGradients()
@@ -178,8 +185,9 @@ class GradConLoss(nn.Module):
             keep_freed_memory()  # a step allocates twice what a plain one does; mapped anew, a twentieth of its time
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone() if x.is_inference() else x
-            # Before there is a reference there is no angle, of an image or of the batch.
-            if self.per_image and self.weight > 0 and int(self.reference.count) > 0:
+            # Before there is a reference there is no angle, of an image or of the batch; the images' directions begin one.
+            begun = self.of_directions or int(self.reference.count) > 0
+            if self.per_image and self.weight > 0 and begun:
                 out, constraint, cosines, defined = self._constrain_images(x, graph)
                 reconstruction = F.mse_loss(out.output, x)
             else:
@@ -205,26 +213,31 @@ class GradConLoss(nn.Module):
         weights = self._weights()
         learn = graph and self.training and not self.of_total
         graph = graph and self.weight > 0 and int(self.reference.count) > 0
-        found = torch.autograd.grad(
+        gotten = torch.autograd.grad(
             loss, list(weights.values()), create_graph=graph, retain_graph=True, allow_unused=True
         )
-        self._reached = frozenset(name for name, g in zip(weights, found, strict=True) if g is not None)
+        self._reached = frozenset(name for name, g in zip(weights, gotten, strict=True) if g is not None)
         gradients = {
             name: torch.zeros_like(p) if g is None else g
-            for (name, p), g in zip(weights.items(), found, strict=True)
+            for (name, p), g in zip(weights.items(), gotten, strict=True)
         }
         pairs = [_cosine(g, self.reference.as_dict()[name]) for name, g in gradients.items()]
         cosines = torch.stack([c for c, _ in pairs])
         defined = torch.stack([d for _, d in pairs])
         if learn:
-            self.reference.update({name: g.detach() for name, g in gradients.items()})
+            found = {name: g.detach() for name, g in gradients.items()}
+            if self.of_directions:
+                found = {name: directions(g.unsqueeze(0))[0] for name, g in found.items()}
+            self.reference.update(found)
         return -cosines.mean(), cosines.detach(), defined
 
     def _constrain_images(self, x: Tensor, graph: bool) -> tuple[Reconstruction, Tensor, Tensor, Tensor]:
         """The reconstructions, the constraint on each image's gradient, the mean cosines [L], and which are defined for all images [L]."""
-        learn = graph and self.training and not self.of_total
+        mean: Mean = None
+        if graph and self.training and not self.of_total:
+            mean = "direction" if self.of_directions else "gradient"
         found = self._images.angles(
-            self._model[0], x, self._weights(), self.reference.as_dict(), graph=graph, means=learn
+            self._model[0], x, self._weights(), self.reference.as_dict(), graph=graph, mean=mean
         )
         self._reached = self._images.reached
         if found.means is not None:

@@ -32,10 +32,10 @@ class Factors(NamedTuple):
         left, right = (_scaled(t.to(r.dtype)) for t in self[:2])
         past = torch.linalg.vector_norm(r, dtype=torch.float64)
         unit = (r / torch.where(past > 0, past, 1)).to(r.dtype)
-        positions, m, n = left.shape[2], *r.shape
-        if 3 * positions * (m + n) < m * n:  # by multiplications, derivatives included
-            squares = (left.mT @ left * (right.mT @ right)).sum((1, 2))
-            dots = (left.mT.reshape(-1, m) @ unit * right.mT.reshape(-1, n)).view(len(left), -1).sum(1)
+        if _rather_unformed(left, right):
+            squares = _squares(left, right)
+            rows = left.mT.reshape(-1, r.shape[0]) @ unit * right.mT.reshape(-1, r.shape[1])
+            dots = rows.view(len(left), -1).sum(1)
         else:
             formed = (left @ right.mT).flatten(1)
             squares = formed.square().sum(1)
@@ -48,6 +48,13 @@ class Factors(NamedTuple):
         """Of the images' gradients, without a graph."""
         left, right = self.left.detach(), self.right.detach()
         return torch.einsum("bmt,bnt->mn", left, right).view(self.shape) / len(left)
+
+    def mean_direction(self) -> Tensor:
+        """Of the images' gradients, each scaled to length one (zero stays zero), without a graph."""
+        left, right = (_scaled(t.detach().to(_wide(t.dtype))) for t in self[:2])
+        squares = _squares(left, right)
+        shares = torch.where(squares > 0, squares.clamp_min(0).rsqrt(), 0)
+        return torch.einsum("bmt,bnt->mn", left * shares[:, None, None], right).view(self.shape) / len(left)
 
     def of_image(self, image: int) -> Tensor:
         """One image's gradient, without a graph."""
@@ -120,6 +127,23 @@ def _split(node: Node, g: Tensor, weight: Tensor) -> Factors:
     large, small = (g, x) if node.saved("transposed") else (x, g)
     settings = (tuple(map(int, node.saved(s))) for s in ("dilation", "padding", "stride"))
     return Factors(small.flatten(2), F.unfold(large, shape[2:], *settings), shape)
+
+
+def _rather_unformed(left: Tensor, right: Tensor) -> bool:
+    """By multiplications, derivatives included."""
+    m, n = left.shape[1], right.shape[1]
+    return 3 * left.shape[2] * (m + n) < m * n
+
+
+def _squares(left: Tensor, right: Tensor) -> Tensor:
+    """Squared norms of ``left @ right.mT``, [B]."""
+    if _rather_unformed(left, right):
+        return (left.mT @ left * (right.mT @ right)).sum((1, 2))
+    return (left @ right.mT).square().sum((1, 2))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _scaled(t: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,18 @@ from gradfast.gradcon.autoencoders import Reconstruction, as_reconstruction, rec
 from gradfast.gradcon.factors import Factors, factors_of
 from gradfast.record import Graph, trace
 
-__all__ = ["ImageAngles", "ImageGradients", "image_cosines", "image_gradients"]
+__all__ = ["ImageAngles", "ImageGradients", "Mean", "directions", "image_cosines", "image_gradients"]
+
+# What is averaged over a batch's images: their gradients, those scaled to length one, or nothing.
+Mean = Literal["gradient", "direction"] | None
 
 # Of a gradient's length, between factors and autograd: rounding is a hundredth of it in float32, a sample that mixes with others far more.
 _NEAR = {torch.float64: 1e-8, torch.float32: 1e-4}
 
 
 class ImageAngles(NamedTuple):
-    """Of images [B, ...]: reconstructions, cosines to the reference [B, L], which are defined [B, L], and the mean gradients by weight,
-    where they were asked for.
+    """Of images [B, ...]: reconstructions, cosines to the reference [B, L], which are defined [B, L], and the means by weight, where they
+    were asked for.
     """
 
     out: Reconstruction
@@ -52,7 +55,7 @@ class ImageGradients:
         reference: Mapping[str, Tensor],
         *,
         graph: bool,
-        means: bool = False,
+        mean: Mean = None,
     ) -> ImageAngles:
         """Differentiable with ``graph``.
 
@@ -62,12 +65,12 @@ class ImageGradients:
         if not self._mapped:
             drawn = _random_states(x)
             with torch.enable_grad():
-                found = self._from_factors(model, x, weights, reference, graph, means)
+                found = self._from_factors(model, x, weights, reference, graph, mean)
             if found is not None:
                 return found
             self._mapped = True
             _put_back(x, drawn)
-        return self._from_map(model, x, weights, reference, graph, means)
+        return self._from_map(model, x, weights, reference, graph, mean)
 
     def _from_factors(
         self,
@@ -76,7 +79,7 @@ class ImageGradients:
         weights: Mapping[str, Tensor],
         reference: Mapping[str, Tensor],
         create_graph: bool,
-        means: bool,
+        mean: Mean,
     ) -> ImageAngles | None:
         out = reconstruct(model, x)
         errors = out.errors(x)
@@ -93,9 +96,7 @@ class ImageGradients:
             out,
             torch.stack([c for c, _ in pairs], 1),
             torch.stack([d for _, d in pairs], 1),
-            {n: factors[n].mean() if n in factors else torch.zeros_like(w) for n, w in weights.items()}
-            if means
-            else None,
+            _means(mean, factors, weights),
         )
 
     def _holds(
@@ -126,7 +127,7 @@ class ImageGradients:
         weights: Mapping[str, Tensor],
         reference: Mapping[str, Tensor],
         graph: bool,
-        means: bool,
+        mean: Mean,
     ) -> ImageAngles:
         with torch.set_grad_enabled(graph):
             out, gradients = image_gradients(model, x, weights)
@@ -140,8 +141,33 @@ class ImageGradients:
             out,
             torch.stack([c for c, _ in pairs], 1),
             torch.stack([d for _, d in pairs], 1),
-            {name: g.detach().mean(0) for name, g in gradients.items()} if means else None,
+            _means_of_formed(mean, gradients),
         )
+
+
+def _means(
+    mean: Mean, factors: Mapping[str, Factors], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor] | None:
+    if mean is None:
+        return None
+    of = Factors.mean if mean == "gradient" else Factors.mean_direction
+    return {n: of(factors[n]) if n in factors else torch.zeros_like(w) for n, w in weights.items()}
+
+
+def _means_of_formed(mean: Mean, gradients: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    if mean is None:
+        return None
+    return {
+        name: (g.detach() if mean == "gradient" else directions(g.detach())).mean(0)
+        for name, g in gradients.items()
+    }
+
+
+def directions(gradients: Tensor) -> Tensor:
+    """Each of [B, *shape] scaled to length one, float32 at least; zero stays zero. Lengths are taken in float64, as for cosines."""
+    g = gradients.flatten(1).to(torch.promote_types(gradients.dtype, torch.float32))
+    lengths = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=torch.float64)
+    return (g / torch.where(lengths > 0, lengths, 1)).to(g.dtype).view_as(gradients)
 
 
 def image_gradients(

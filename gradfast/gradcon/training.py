@@ -42,7 +42,7 @@ class CollapsedWarning(UserWarning):
 class TrainingSettings:
     """The paper's settings: Adam, learning rate 1e-3, batches of 64, constraint weight 0.03.
 
-    ``weight`` zero is plain training that keeps a reference. ``per_image`` as for `GradConLoss`. ``validation`` is the share of the images that is held out, to choose
+    ``weight`` zero is plain training that keeps a reference. ``momentum``, ``reference`` and ``per_image`` as for `GradConLoss`. ``validation`` is the share of the images that is held out, to choose
     the best epoch by its loss. ``seed`` draws the held-out images, the initial weights (if the trainer makes the model) and the
     order of the batches.
     """

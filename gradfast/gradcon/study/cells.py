@@ -39,6 +39,8 @@ MODELS = {
 }
 PAPERS = ("CAE", "CAE+Grad", "VAE", "VAE+Grad")
 _WEIGHT = 0.03
+# What results were of before they said so.
+_UNSAID = {"batch_size": 64, "init": "torch", "reference": "total"}
 REFRESHED, STANDARDISED = "gradient, reference refreshed", "gradient, standardised"
 
 
@@ -92,13 +94,14 @@ def run_cell(
     limit: int | None = None,
     batch_size: int = 64,
     init: str = "torch",
+    reference: str = "total",
     tell: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, Any]:
     """Trains up to ``epochs`` epochs and tests after the last one and after the best one; returns and keeps the result.
 
     A cell that has been run to as many epochs is read; one that was run to fewer is trained on. Which epoch is the best
     is told by the loss on a tenth of the normal training images that is held out; the test images choose nothing. ``init`` as for
-    `make_model`.
+    `make_model`, ``reference`` as for `GradConLoss`.
 
     Raises:
         InputError: the cell was run with other images or settings, or has been trained for more epochs and not tested there.
@@ -110,6 +113,7 @@ def run_cell(
         batch_size=batch_size,
         weight=0.0 if on is None else _WEIGHT,
         seed=cell.seed,
+        reference=reference,
         per_image=on == "image",
     )
     images = data.normal(cell.label, limit, cell.seed)
@@ -117,6 +121,7 @@ def run_cell(
     used = {
         "batch_size": batch_size,
         "init": init,
+        "reference": reference,
         "train_images": len(split_rows(len(images), settings)[1]),
         "test_images": [len(inside), len(outside)],
         "sums": [image_sum(x) for x in (images, inside, outside)],
@@ -171,9 +176,10 @@ def read_kept(path: Path, used: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     found: dict[str, Any] = json.loads(path.read_text())
     for name, value in used.items():
-        if found.get(name, value) != value:
+        there = found.get(name, _UNSAID.get(name, value))
+        if there != value:
             raise InputError(
-                f"study: {path} is of a run with {name} {found[name]}; this one has {value}; "
+                f"study: {path} is of a run with {name} {there}; this one has {value}; "
                 "wanted the same images and settings, or another directory"
             )
     return found

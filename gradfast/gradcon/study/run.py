@@ -33,6 +33,11 @@ _ABOUT_PER_IMAGE = (
     "Not the paper's."
 )
 
+_ABOUT_REFERENCES = {
+    "reconstruction": "The reference is the mean gradient of the reconstruction error, without the constraint's.",
+    "direction": "The reference is the mean of the gradients scaled to length one. Not the paper's.",
+}
+
 _ABOUT_PADIM = (
     "PaDiM-like: at each position a Gaussian of the features that the network of `--features` has for normal images. That network was trained "
     "on other images with their labels, which the rows above do without."
@@ -42,7 +47,7 @@ _ABOUT_PADIM = (
 @dataclass(frozen=True)
 class Profile:
     """How much is run: epochs, normal training images per class (None: all), images per batch, initial weights
-    (`ConvAutoencoder`), seeds, models, baselines, and whether the conditions too.
+    (`ConvAutoencoder`), what the reference is of (`GradConLoss`), seeds, models, baselines, and whether the conditions too.
     """
 
     epochs: int
@@ -53,6 +58,7 @@ class Profile:
     conditions: bool = True
     batch_size: int = 64
     init: str = "torch"
+    reference: str = "total"
 
 
 PROFILES = {
@@ -81,7 +87,7 @@ def run(
     for cell in cells(key, profile.models, labels, profile.seeds):
         found = run_cell(
             cell, data, directory, profile.epochs,
-            limit=profile.limit, batch_size=profile.batch_size, init=profile.init,
+            limit=profile.limit, batch_size=profile.batch_size, init=profile.init, reference=profile.reference,
         )  # fmt: skip
         results.append(found)
         tell(_line(cell, data, found))
@@ -132,6 +138,8 @@ def write(
     ]
     if any(constrained(r["model"]) == "image" for r in results):
         text += ["", _ABOUT_PER_IMAGE]
+    for name in sorted({r.get("reference", "total") for r in trained} - {"total"}):
+        text += ["", _ABOUT_REFERENCES[name]]
     if any(r["model"] == PADIM for r in results):
         text += ["", _ABOUT_PADIM]
     text += ["", *([f"    {command}", ""] if command else [])]
