@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from gradfast.cli.app import app
 from gradfast.errors import InputError
+from gradfast.gradcon.checkpoint import read_checkpoint
 from gradfast.gradcon.study.baselines import PADIM, run_baseline
 from gradfast.gradcon.study.cells import Cell, make_model, run_cell
 from gradfast.gradcon.study.conditions import condition_table, run_conditions
@@ -341,6 +342,26 @@ def test_command_line(tmp_path: Path) -> None:
     assert columns <= set(rows[0])
     wrong = runner.invoke(app, ["gradcon", "study", "digits", "--model", "AE", "-o", str(tmp_path / "w")])
     assert wrong.exit_code == 2
+
+
+def test_command_line_takes_the_constraint_on_each_image_and_a_reference_of_directions(
+    tmp_path: Path,
+) -> None:
+    runner, small = CliRunner(), ["--limit", "40", "--epochs", "1", "--no-plots", "--reference", "direction"]
+    trained = runner.invoke(
+        app, ["gradcon", "train", "digits", "-o", str(tmp_path / "t"), *small, "--per-image", "--no-progress"]
+    )
+    assert trained.exit_code == 0, trained.output
+    settings = read_checkpoint(tmp_path / "t" / "last.safetensors").facts["settings"]
+    assert (settings["reference"], settings["per_image"]) == ("direction", True)
+    ran = runner.invoke(
+        app,
+        ["gradcon", "study", "digits", "--label", "0", "--model", "CAE+Grad per image", *small, "-o", str(tmp_path)],
+    )  # fmt: skip
+    assert ran.exit_code == 0, ran.output
+    text = (tmp_path / "gradcon-digits.md").read_text()
+    assert "each image's gradient" in text
+    assert "scaled to length one" in text
 
 
 def test_command_line_shows_averages_that_fit_a_terminal(tmp_path: Path) -> None:
