@@ -20,11 +20,14 @@ __all__ = ["Factors", "factors_of"]
 
 
 class Factors(NamedTuple):
-    """Image b's gradient is ``left[b] @ right[b].T``, viewed as ``shape``: left [B, M, T], right [B, N, T]."""
+    """Image b's gradient is ``left[b] @ right[b].T``, viewed as ``shape``: left [B, M, T], right [B, N, T]. ``output`` is that of the
+    operation which the weight enters.
+    """
 
     left: Tensor
     right: Tensor
     shape: tuple[int, ...]
+    output: GradientEdge
 
     def cosines(self, reference: Tensor) -> tuple[Tensor, Tensor]:
         """The cosine of each image's gradient with a reference of ``shape``, [B], and whether it is defined; zero where not."""
@@ -67,7 +70,7 @@ def factors_of(
     """The factors of the gradients of ``errors`` [B] at those of the weights that ``graph`` reaches, if each enters one operation known here:
     a two-dimensional convolution, transposed or not, without groups, or a linear map of [B, in].
 
-    None where one does not. That row b of an operation is image b's alone is for the caller to check.
+    None where one does not. That row b of an operation's output is image b's alone is for the caller to check.
     """
     nodes: dict[str, Node] = {}
     for name in weights:
@@ -80,8 +83,8 @@ def factors_of(
     edges = [GradientEdge(node.fn, 0) for node in nodes.values()]
     cotangents = torch.autograd.grad(errors.sum(), edges, create_graph=create_graph, retain_graph=True)
     factors = {
-        name: _split(node, g, weights[name])
-        for (name, node), g in zip(nodes.items(), cotangents, strict=True)
+        name: Factors(*_split(node, g, tuple(weights[name].shape)), tuple(weights[name].shape), edge)
+        for (name, node), edge, g in zip(nodes.items(), edges, cotangents, strict=True)
     }
     # A stride's worth of output padding or more: there are windows that no position of the input has.
     return factors if all(f.left.shape[2] == f.right.shape[2] for f in factors.values()) else None
@@ -119,14 +122,14 @@ def _is_known(node: Node, name: str, batch: int) -> bool:
     return last is not None and last[0].name == "TBackward0" and _parameter(last) == name
 
 
-def _split(node: Node, g: Tensor, weight: Tensor) -> Factors:
-    shape = tuple(weight.shape)
+def _split(node: Node, g: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """By the cotangent of an operation's output and its input: left and right."""
     if node.name in _LINEAR:
-        return Factors(g.unsqueeze(2), node.tensor(_LINEAR[node.name]).unsqueeze(2), shape)
+        return g.unsqueeze(2), node.tensor(_LINEAR[node.name]).unsqueeze(2)
     x = node.tensor("input")
     large, small = (g, x) if node.saved("transposed") else (x, g)
     settings = (tuple(map(int, node.saved(s))) for s in ("dilation", "padding", "stride"))
-    return Factors(small.flatten(2), F.unfold(large, shape[2:], *settings), shape)
+    return small.flatten(2), F.unfold(large, shape[2:], *settings)
 
 
 def _rather_unformed(left: Tensor, right: Tensor) -> bool:
