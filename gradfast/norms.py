@@ -138,15 +138,24 @@ def grad_cosines(
     engine, batch = _engine(model, x, Angle({}), layers, dtype, memory_budget, reference=reference)
     held.check_batch(batch)
     parameters = engine.session.parameters
-    units = {n: _unit(reference[n].detach().to(parameters[n])) for n in engine.names}
-    engine.metric = Angle(units)
+    if not isinstance(reference, UnitReference):
+        reference = UnitReference({n: reference[n].to(parameters[n]) for n in engine.names})
+    engine.metric = Angle({n: reference[n].to(parameters[n]) for n in engine.names})
     pairs, logits, of_rows = _run(engine, x, batch, held)
     dots, squares = pairs.unbind(2)
-    known = torch.stack([u.any() for u in units.values()]).to(squares.device)
+    known = torch.stack([reference.known[n] for n in engine.names]).to(squares.device)
     cosines = torch.where(known & (squares > 0), dots / squares.clamp_min(0).sqrt(), torch.nan).clamp(-1, 1)
     return GradCosines(
         cosines, engine.names, logits, of_rows, _in_order(engine), engine.unused, held.settings
     )
+
+
+class UnitReference(dict[str, Tensor]):
+    """Reference gradients scaled to length one, for many calls of `grad_cosines`; a zero one stays zero, and is not ``known``."""
+
+    def __init__(self, reference: Mapping[str, Tensor]) -> None:
+        super().__init__({name: _unit(r.detach()) for name, r in reference.items()})
+        self.known = {name: unit.any() for name, unit in self.items()}
 
 
 def _unit(reference: Tensor) -> Tensor:

@@ -112,7 +112,12 @@ class GradConScorer:
         }
         self._normal: tuple[Tensor, Tensor] | None = None  # mean and deviation of each tensor's cosine, [L]
         self._flat = _Flat(model)
-        self._reference = {f"model.{name}": r for name, r in self.reference.items()}
+        self._units = gradfast.norms.UnitReference(
+            {
+                f"model.{n}": r.to(torch.promote_types(r.dtype, parameters[n].dtype))
+                for n, r in self.reference.items()
+            }
+        )
 
     def __repr__(self) -> str:
         layers = f"{len(self.layers)} layers, weight={self.weight}, batch_size={self.batch_size}"
@@ -215,7 +220,7 @@ class GradConScorer:
             # torch's first forward-mode derivative warns of a function that torch itself calls.
             warnings.simplefilter("ignore", FutureWarning)
             squares = gradfast.norms.grad_norms(
-                self._flat, x, contrast=x.flatten(1).unsqueeze(1), loss="mse", layers=list(self._reference)
+                self._flat, x, contrast=x.flatten(1).unsqueeze(1), loss="mse", layers=list(self._units)
             ).values[:, 0]
             error = 2 * (self._flat.taken(len(x)).output - x)
             for i, name in enumerate(self.layers):
@@ -239,9 +244,10 @@ class GradConScorer:
 
     def _batch(self, x: Tensor) -> Scores:
         angles = gradfast.norms.grad_cosines(
-            self._flat, x, self._reference, contrast=x.flatten(1).unsqueeze(1), loss="mse"
+            self._flat, x, self._units, contrast=x.flatten(1).unsqueeze(1), loss="mse"
         )
-        out = self._flat.taken(len(x))
+        # The logits are the output as the images lie in memory, where the model's own may lie by pixel.
+        out = self._flat.taken(len(x))._replace(output=angles.logits.view_as(x))
         cosines = angles.values[:, 0]
         flagged = cosines.isnan()
         cosines = cosines.nan_to_num(0.0).float()
