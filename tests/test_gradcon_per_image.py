@@ -64,6 +64,38 @@ class Squared(nn.Module):
         return F.linear(h.flatten(1), self.weight.square())
 
 
+class Blocked(torch.autograd.Function):
+    """The same values without a gradient."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: object, output: object) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: object, g: Tensor) -> None:  # type: ignore[override]
+        return None
+
+    @staticmethod
+    def vmap(info: object, dims: tuple[int | None], x: Tensor) -> tuple[Tensor, int | None]:
+        return x.clone(), dims[0]
+
+
+class Cut(nn.Module):
+    """A layer that no gradient reaches before one that it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.last = nn.Linear(16, 8), nn.Linear(16, 64)
+
+    def forward(self, h: Tensor) -> Tensor:
+        out: Tensor = self.last(h) + Blocked.apply(self.before(h)).sum(1, keepdim=True)
+        return out
+
+
 def _flat(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(64))
 
@@ -173,6 +205,16 @@ def test_gradients_that_have_no_factors_are_mapped(
     torch.manual_seed(0)
     check(Decoded(decoder()), weight=0.5)
     assert mapped
+
+
+def test_a_function_that_gives_no_gradient(mapped: list[int]) -> None:
+    torch.manual_seed(0)
+    criterion = trained(Decoded(nn.Sequential(nn.Flatten(), Cut())))
+    terms = criterion(images())
+    terms.total.backward()
+    assert mapped == [5]
+    assert terms.defined.tolist() == [False, True]
+    assert int(criterion.reference.count) == 2
 
 
 def test_a_model_that_changes_is_looked_at_again(mapped: list[int]) -> None:

@@ -81,7 +81,11 @@ def factors_of(
             return None
         nodes[name] = found[0]
     edges = [GradientEdge(node.fn, 0) for node in nodes.values()]
-    cotangents = torch.autograd.grad(errors.sum(), edges, create_graph=create_graph, retain_graph=True)
+    cotangents = torch.autograd.grad(
+        errors.sum(), edges, create_graph=create_graph, retain_graph=True, allow_unused=True
+    )
+    if any(g is None for g in cotangents):  # a function of the user's that gives no gradient
+        return None
     factors = {
         name: Factors(*_split(node, g, tuple(weights[name].shape)), tuple(weights[name].shape), edge)
         for (name, node), edge, g in zip(nodes.items(), edges, cotangents, strict=True)

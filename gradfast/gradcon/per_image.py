@@ -113,6 +113,7 @@ class ImageGradients:
             return False
         near = _NEAR_OTHERWISE if errors.is_cuda else _NEAR.get(errors.dtype, _NEAR_OTHERWISE)
         outputs = [f.output for f in factors.values()]
+        told = False  # gradients of zero, or none that are finite, say nothing
         for image in {0, len(errors) - 1}:
             if not bool(errors[image].isfinite()):
                 continue
@@ -124,7 +125,9 @@ class ImageGradients:
                 length = torch.linalg.vector_norm(g, dtype=torch.float64)
                 if not bool(torch.linalg.vector_norm(f.of_image(image) - g) <= near * length):
                     return False
-        self._checked.add(kind)
+                told |= bool(length > 0)
+        if told:
+            self._checked.add(kind)
         return True
 
     def _from_map(
