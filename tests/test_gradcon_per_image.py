@@ -348,40 +348,35 @@ def test_a_weight_that_no_image_reaches_does_not_stop_the_reference() -> None:
     assert int(resumed.reference.count) == 4
 
 
+RESUMED = TrainingSettings(batch_size=8, validation=0.25, per_image=True)
+
+
+def resumes(build: Callable[[], nn.Module], folder: Path) -> GradConTrainer:
+    """That a training taken up after an epoch ends with the bits of an unbroken one, which is returned."""
+
+    def trainer(name: str) -> GradConTrainer:
+        torch.manual_seed(0)
+        return GradConTrainer(build(), images(32), RESUMED, directory=folder / name)
+
+    unbroken = trainer("a")
+    unbroken.fit(3)
+    trainer("b").fit(1)
+    resumed = trainer("b")
+    resumed.fit(3)
+    a, b = (t.model.state_dict() for t in (unbroken, resumed))
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    return unbroken
+
+
 @pytest.mark.parametrize("decoder", [KNOWN["linear"], MAPPED["shared"]], ids=["factors", "mapped"])
 def test_a_training_with_dropout_resumes_bit_for_bit(
     decoder: Callable[[], nn.Module], tmp_path: Path
 ) -> None:
-    settings = TrainingSettings(batch_size=8, validation=0.25, per_image=True)
-
-    def trainer(folder: Path) -> GradConTrainer:
-        torch.manual_seed(0)
-        model = Decoded(nn.Sequential(nn.Dropout(0.5), decoder()))
-        return GradConTrainer(model, images(32), settings, directory=folder)
-
-    unbroken = trainer(tmp_path / "a")
-    unbroken.fit(2)
-    trainer(tmp_path / "b").fit(1)
-    resumed = trainer(tmp_path / "b")
-    resumed.fit(2)
-    a, b = (t.model.state_dict() for t in (unbroken, resumed))
-    assert all(torch.equal(a[n], b[n]) for n in a)
+    resumes(lambda: Decoded(nn.Sequential(nn.Dropout(0.5), decoder())), tmp_path)
 
 
 def test_training_resumes_bit_for_bit_and_scores(tmp_path: Path) -> None:
-    settings = TrainingSettings(batch_size=8, validation=0.25, per_image=True)
-
-    def trainer(folder: Path) -> GradConTrainer:
-        torch.manual_seed(0)
-        return GradConTrainer(ConvVAE(1, SIZE), images(32), settings, directory=folder)
-
-    unbroken = trainer(tmp_path / "a")
-    unbroken.fit(3)
-    trainer(tmp_path / "b").fit(1)
-    resumed = trainer(tmp_path / "b")
-    resumed.fit(3)
-    a, b = (t.model.state_dict() for t in (unbroken, resumed))
-    assert all(torch.equal(a[n], b[n]) for n in a)
+    unbroken = resumes(lambda: ConvVAE(1, SIZE), tmp_path)
     scores = load_scorer(tmp_path / "b" / "last.safetensors")(images())
     assert np.array_equal(scores.gradient, GradConScorer(unbroken.model, unbroken.loss)(images()).gradient)
     with pytest.raises(InputError, match="settings"):

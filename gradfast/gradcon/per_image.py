@@ -34,6 +34,25 @@ class ImageAngles(NamedTuple):
     defined: Tensor
     means: dict[str, Tensor] | None
 
+    @classmethod
+    def of(
+        cls, out: Reconstruction, pairs: list[tuple[Tensor, Tensor]], means: dict[str, Tensor] | None
+    ) -> ImageAngles:
+        """From the cosines and what is defined of each weight, [B] each."""
+        cosines, defined = (torch.stack(columns, 1) for columns in zip(*pairs, strict=True))
+        return cls(out, cosines, defined, means)
+
+
+class _Asked(NamedTuple):
+    """A call of `ImageGradients.angles`."""
+
+    model: nn.Module
+    x: Tensor
+    weights: Mapping[str, Tensor]
+    reference: Mapping[str, Tensor]
+    graph: bool
+    mean: Mean
+
 
 class ImageGradients:
     """The angles of the images of batches of one model, from `Factors` where its operations are known, else from `torch.func.vmap`.
@@ -63,25 +82,19 @@ class ImageGradients:
         Raises:
             ModelError: a model that neither way serves, such as one with BatchNorm in train mode.
         """
+        asked = _Asked(model, x, weights, reference, graph, mean)
         if not self._mapped:
             drawn = _random_states(x)
             with torch.enable_grad():
-                found = self._from_factors(model, x, weights, reference, graph, mean)
+                found = self._from_factors(asked)
             if found is not None:
                 return found
             self._mapped = True
             _put_back(x, drawn)
-        return self._from_map(model, x, weights, reference, graph, mean)
+        return self._from_map(asked)
 
-    def _from_factors(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        weights: Mapping[str, Tensor],
-        reference: Mapping[str, Tensor],
-        create_graph: bool,
-        mean: Mean,
-    ) -> ImageAngles | None:
+    def _from_factors(self, asked: _Asked) -> ImageAngles | None:
+        model, x, weights, reference, create_graph, mean = asked
         out = reconstruct(model, x)
         errors = out.errors(x)
         if errors.grad_fn is None:
@@ -93,12 +106,7 @@ class ImageGradients:
         self.reached = frozenset(factors)
         idle = errors.new_zeros(len(errors)), torch.zeros_like(errors, dtype=torch.bool)
         pairs = [factors[name].cosines(reference[name]) if name in factors else idle for name in weights]
-        return ImageAngles(
-            out,
-            torch.stack([c for c, _ in pairs], 1),
-            torch.stack([d for _, d in pairs], 1),
-            _means(mean, factors, weights),
-        )
+        return ImageAngles.of(out, pairs, _means(mean, factors, weights))
 
     def _holds(
         self, graph: Graph, errors: Tensor, weights: Mapping[str, Tensor], factors: Mapping[str, Factors]
@@ -130,15 +138,8 @@ class ImageGradients:
             self._checked.add(kind)
         return True
 
-    def _from_map(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        weights: Mapping[str, Tensor],
-        reference: Mapping[str, Tensor],
-        graph: bool,
-        mean: Mean,
-    ) -> ImageAngles:
+    def _from_map(self, asked: _Asked) -> ImageAngles:
+        model, x, weights, reference, graph, mean = asked
         with torch.set_grad_enabled(graph):
             out, gradients = image_gradients(model, x, weights)
         if graph and not self.reached:
@@ -147,12 +148,7 @@ class ImageGradients:
             )
             self.reached = frozenset(n for n, g in zip(weights, found, strict=True) if g is not None)
         pairs = [image_cosines(gradients[name], reference[name]) for name in weights]
-        return ImageAngles(
-            out,
-            torch.stack([c for c, _ in pairs], 1),
-            torch.stack([d for _, d in pairs], 1),
-            _means_of_formed(mean, gradients),
-        )
+        return ImageAngles.of(out, pairs, _means_of_formed(mean, gradients))
 
 
 def _means(
