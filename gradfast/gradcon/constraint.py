@@ -30,6 +30,7 @@ from torch.utils.hooks import RemovableHandle
 from gradfast.engine.host import keep_freed_memory
 from gradfast.errors import InputError, describe
 from gradfast.gradcon.autoencoders import Reconstruction, decoder_weights, kl_weight, reconstruct
+from gradfast.gradcon.factors import wide
 from gradfast.gradcon.per_image import ImageGradients, Mean, directions
 
 __all__ = ["REFERENCES", "GradConLoss", "GradConTerms", "GradientReference"]
@@ -79,7 +80,7 @@ class GradientReference(nn.Module):
         self.names = tuple(parameters)
         self.momentum = momentum
         for name, p in parameters.items():
-            self.register_buffer(_buffer(name), torch.zeros_like(p, dtype=_wide(p.dtype)).detach())
+            self.register_buffer(_buffer(name), torch.zeros_like(p, dtype=wide(p.dtype)).detach())
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def as_dict(self) -> dict[str, Tensor]:
@@ -322,10 +323,6 @@ def _cosine(g: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
     unit = r / torch.where(past > 0, past, 1)
     cosine = torch.dot(g, unit).double() / torch.where(defined, length, 1)
     return torch.where(defined, cosine, 0).to(g.dtype), defined
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
 
 
 def _buffer(name: str) -> str:

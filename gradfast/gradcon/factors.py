@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge
 
 from gradfast.record import Graph, Node
 
-__all__ = ["Factors", "factors_of"]
+__all__ = ["Factors", "factors_of", "wide"]
 
 
 class Factors(NamedTuple):
@@ -29,15 +29,18 @@ class Factors(NamedTuple):
     shape: tuple[int, ...]
     output: GradientEdge
 
-    def cosines(self, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """The cosine of each image's gradient with a reference of ``shape``, [B], and whether it is defined; zero where not."""
+    def cosines(self, reference: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The cosine of each image's gradient with a reference of ``shape``, [B]; whether it is defined, zero where not; and what
+        `mean_direction` takes.
+        """
         r = reference.detach().reshape(self.left.shape[1], self.right.shape[1])
         left, right = (_scaled(t.to(r.dtype)) for t in self[:2])
         past = torch.linalg.vector_norm(r, dtype=torch.float64)
         unit = (r / torch.where(past > 0, past, 1)).to(r.dtype)
-        if _rather_unformed(left, right):
-            squares = _squares(left, right)
-            rows = left.mT.reshape(-1, r.shape[0]) @ unit * right.mT.reshape(-1, r.shape[1])
+        positions, m, n = left.shape[2], *r.shape
+        if 3 * positions * (m + n) < m * n:  # by multiplications, derivatives included
+            squares = (left.mT @ left * (right.mT @ right)).sum((1, 2))
+            rows = left.mT.reshape(-1, m) @ unit * right.mT.reshape(-1, n)
             dots = rows.view(len(left), -1).sum(1)
         else:
             formed = (left @ right.mT).flatten(1)
@@ -45,17 +48,16 @@ class Factors(NamedTuple):
             dots = formed @ unit.flatten()
         defined = (squares.detach() > 0) & (past > 0)
         cosines = dots / torch.where(defined, squares, 1).sqrt()
-        return torch.where(defined, cosines, 0), defined
+        return torch.where(defined, cosines, 0), defined, squares.detach()
 
     def mean(self) -> Tensor:
         """Of the images' gradients, without a graph."""
         left, right = self.left.detach(), self.right.detach()
         return torch.einsum("bmt,bnt->mn", left, right).view(self.shape) / len(left)
 
-    def mean_direction(self) -> Tensor:
-        """Of the images' gradients, each scaled to length one (zero stays zero), without a graph."""
-        left, right = (_scaled(t.detach().to(_wide(t.dtype))) for t in self[:2])
-        squares = _squares(left, right)
+    def mean_direction(self, squares: Tensor) -> Tensor:
+        """Of the images' gradients, each scaled to length one (zero stays zero), without a graph. ``squares`` are from `cosines`."""
+        left, right = (_scaled(t.detach().to(squares.dtype)) for t in self[:2])
         shares = torch.where(squares > 0, squares.clamp_min(0).rsqrt(), 0)
         return torch.einsum("bmt,bnt->mn", left * shares[:, None, None], right).view(self.shape) / len(left)
 
@@ -136,20 +138,8 @@ def _split(node: Node, g: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tenso
     return small.flatten(2), F.unfold(large, shape[2:], *settings)
 
 
-def _rather_unformed(left: Tensor, right: Tensor) -> bool:
-    """By multiplications, derivatives included."""
-    m, n = left.shape[1], right.shape[1]
-    return 3 * left.shape[2] * (m + n) < m * n
-
-
-def _squares(left: Tensor, right: Tensor) -> Tensor:
-    """Squared norms of ``left @ right.mT``, [B]."""
-    if _rather_unformed(left, right):
-        return (left.mT @ left * (right.mT @ right)).sum((1, 2))
-    return (left @ right.mT).square().sum((1, 2))
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """In which references and directions are kept: float32 at least."""
     return torch.promote_types(dtype, torch.float32)
 
 

@@ -11,7 +11,7 @@ from torch.func import functional_call, grad, vmap
 
 from gradfast.errors import ModelError
 from gradfast.gradcon.autoencoders import Reconstruction, as_reconstruction, reconstruct
-from gradfast.gradcon.factors import Factors, factors_of
+from gradfast.gradcon.factors import Factors, factors_of, wide
 from gradfast.record import Graph, trace
 
 __all__ = ["ImageAngles", "ImageGradients", "Mean", "directions", "image_cosines", "image_gradients"]
@@ -104,9 +104,14 @@ class ImageGradients:
         if not factors or not self._holds(graph, errors, weights, factors):
             return None
         self.reached = frozenset(factors)
+        found = {name: f.cosines(reference[name]) for name, f in factors.items()}
         idle = errors.new_zeros(len(errors)), torch.zeros_like(errors, dtype=torch.bool)
-        pairs = [factors[name].cosines(reference[name]) if name in factors else idle for name in weights]
-        return ImageAngles.of(out, pairs, _means(mean, factors, weights))
+        means = None
+        if mean is not None:
+            means = {name: torch.zeros_like(w) for name, w in weights.items()}
+            for name, f in factors.items():
+                means[name] = f.mean() if mean == "gradient" else f.mean_direction(found[name][2])
+        return ImageAngles.of(out, [found[n][:2] if n in found else idle for n in weights], means)
 
     def _holds(
         self, graph: Graph, errors: Tensor, weights: Mapping[str, Tensor], factors: Mapping[str, Factors]
@@ -151,15 +156,6 @@ class ImageGradients:
         return ImageAngles.of(out, pairs, _means_of_formed(mean, gradients))
 
 
-def _means(
-    mean: Mean, factors: Mapping[str, Factors], weights: Mapping[str, Tensor]
-) -> dict[str, Tensor] | None:
-    if mean is None:
-        return None
-    of = Factors.mean if mean == "gradient" else Factors.mean_direction
-    return {n: of(factors[n]) if n in factors else torch.zeros_like(w) for n, w in weights.items()}
-
-
 def _means_of_formed(mean: Mean, gradients: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     if mean is None:
         return None
@@ -171,7 +167,7 @@ def _means_of_formed(mean: Mean, gradients: Mapping[str, Tensor]) -> dict[str, T
 
 def directions(gradients: Tensor) -> Tensor:
     """Each of [B, *shape] scaled to length one, float32 at least; zero stays zero. Lengths are taken in float64, as for cosines."""
-    g = gradients.flatten(1).to(torch.promote_types(gradients.dtype, torch.float32))
+    g = gradients.flatten(1).to(wide(gradients.dtype))
     lengths = torch.linalg.vector_norm(g, dim=1, keepdim=True, dtype=torch.float64)
     return (g / torch.where(lengths > 0, lengths, 1)).to(g.dtype).view_as(gradients)
 
